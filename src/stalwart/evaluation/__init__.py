@@ -1,0 +1,1 @@
+"""Floor 3: suites of attacks, statistics, masking diagnostics."""
