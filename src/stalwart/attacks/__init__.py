@@ -1,0 +1,27 @@
+"""Floor 2: attacks on inputs. ``attack(name, **options)`` builds any of them; calling it runs it."""
+
+from typing import Any
+
+from stalwart.attacks.base import Attack, AttackResult, Cost
+from stalwart.attacks.table import ATTACKS
+from stalwart.core.registry import build
+
+__all__ = ["ATTACKS", "Attack", "AttackResult", "Cost", "attack"]
+
+
+def attack(name: str, **options: Any) -> Attack:
+    """Return the attack registered as ``name`` with the given hyper-parameters.
+
+    Example:
+        >>> import torch, stalwart as sw
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        >>> x, y = torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1])
+        >>> result = sw.attack("pgd", steps=5)(model, x, y, within=sw.Linf(0.1), seed=0)
+        >>> result.x_adv.shape
+        torch.Size([2, 1, 2, 2])
+
+    Raises:
+        UsageError: an unknown name or option, or an impossible value.
+    """
+    built: Attack = build("attack", ATTACKS, name, options)
+    return built

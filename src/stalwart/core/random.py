@@ -41,17 +41,13 @@ def shard(rank: int, world: int) -> Iterator[None]:
         _shard.reset(token)
 
 
-def normal(
-    shape: Sequence[int], source: torch.Generator, like: Tensor, batch_axis: int | None = 0
-) -> Tensor:
+def normal(shape: Sequence[int], source: torch.Generator, like: Tensor, batch_axis: int | None = 0) -> Tensor:
     """Draw N(0, 1) of ``shape`` with the dtype and device of ``like``; ``batch_axis=None`` for a draw all ranks share."""
     whole, own = _layout(shape, batch_axis)
     return torch.randn(whole, generator=source, dtype=like.dtype, device=like.device)[own]
 
 
-def uniform(
-    shape: Sequence[int], source: torch.Generator, like: Tensor, batch_axis: int | None = 0
-) -> Tensor:
+def uniform(shape: Sequence[int], source: torch.Generator, like: Tensor, batch_axis: int | None = 0) -> Tensor:
     """Draw U[0, 1) of ``shape`` with the dtype and device of ``like``; ``batch_axis`` as in :func:`normal`."""
     whole, own = _layout(shape, batch_axis)
     return torch.rand(whole, generator=source, dtype=like.dtype, device=like.device)[own]

@@ -29,9 +29,7 @@ class Rate(Record):
         """Compute the interval (Wilson 1927, or the exact one of Clopper and Pearson 1934)."""
         kind: Literal["wilson", "exact"] = "wilson" if method == "wilson" else "exact"
         low, high = binomtest(correct, total).proportion_ci(0.95, method=kind)
-        return cls(
-            correct=correct, total=total, value=correct / total, low=float(low), high=float(high), method=method
-        )
+        return cls(correct=correct, total=total, value=correct / total, low=float(low), high=float(high), method=method)
 
 
 class AttackRow(Record):

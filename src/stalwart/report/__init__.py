@@ -1,0 +1,6 @@
+"""Reports: one record of one or many runs, saved as JSON and as one HTML page that works offline."""
+
+from stalwart.report.environment import environment
+from stalwart.report.schema import SCHEMA_VERSION, Report, RunReport
+
+__all__ = ["SCHEMA_VERSION", "Report", "RunReport", "environment"]

@@ -1,0 +1,130 @@
+"""The shell around every attack: checks, chunks, seeds, counts, and a last look at whether the result keeps its promise."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from stalwart.attacks.guard import undisturbed
+from stalwart.attacks.losses import margin
+from stalwart.attacks.oracle import Average, Oracle
+from stalwart.core.checks import check_images, check_labels
+from stalwart.core.errors import BrokenPromiseError
+from stalwart.core.numbers import require
+from stalwart.core.random import derive
+from stalwart.sets import ThreatSet
+from stalwart.stochastic import scores
+
+JUDGE_DRAWS = 20
+"""Fresh draws behind ``success`` and ``margin`` of a randomised model."""
+
+Count = Annotated[int, pydantic.Field(strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Cost:
+    """Passes through the model spent on each sample: ``forwards`` and ``backwards``, [B] integers."""
+
+    forwards: Tensor
+    backwards: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class AttackResult:
+    """What an attack found.
+
+    Attributes:
+        x_adv: points of the threat set, [B, ...].
+        success: whether the model misclassifies x_adv (a tie counts), [B] bool.
+        margin: z_y - max_{j != y} z_j at x_adv, [B]; negative where the attack succeeded.
+        cost: passes spent on each sample.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    margin: Tensor
+    cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """Base record of all attacks.
+
+    Attributes:
+        eot: noise draws averaged in each gradient (expectation over transformation); works with every attack.
+        average: what is averaged over the draws: the "loss", the "logits" or the "softmax".
+    """
+
+    eot: Count = 1
+    average: Average = "loss"
+
+    def __post_init__(self) -> None:
+        require(self.eot >= 1, f"eot must be at least 1 noise draw, got {self.eot}.")
+
+    def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
+        """Return candidates [B, ...] for clean inputs x [B, ...]; the shell projects, checks and judges them."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        within: ThreatSet,
+        seed: int = 0,
+        batch_size: int | None = None,
+    ) -> AttackResult:
+        """Attack ``model`` on inputs x with labels y inside the threat set.
+
+        Args:
+            model: maps [B, ...] to logits [B, K], deterministic or not. It is attacked in evaluation mode; its mode,
+                gradients, buffers and random state are as before afterwards.
+            x: inputs [B, ...] in data units, within ``[within.low, within.high]``.
+            y: labels [B], integers in [0, K).
+            within: the threat set, with one radius or one per sample.
+            seed: the same seed (and batch size) gives the same result.
+            batch_size: samples attacked together; by default 128 on the CPU and 1024 on a GPU.
+
+        Raises:
+            InputError: NaN, values out of range, wrong shapes, labels that do not exist, a model that is not one.
+            UsageError: a batch size below 1.
+        """
+        check_images(x, within.low, within.high)
+        check_labels(y, len(x))
+        batch_size = batch_size or (128 if x.device.type == "cpu" else 1024)
+        require(batch_size >= 1, f"the batch size must be at least 1, got {batch_size}.")
+        x = x.detach().clamp(within.low, within.high)
+        within.bounds(x)  # refuses a number of radii that is not the batch size
+        parts = []
+        with undisturbed(model, seed):
+            for number, start in enumerate(range(0, len(x), batch_size)):
+                index = torch.arange(start, min(start + batch_size, len(x)), device=x.device)
+                part = self._attack(model, x[index], y[index], within.select(index), derive(seed, "chunk", number))
+                parts.append(part)
+        return AttackResult(
+            torch.cat([part.x_adv for part in parts]),
+            torch.cat([part.success for part in parts]),
+            torch.cat([part.margin for part in parts]),
+            Cost(
+                torch.cat([part.cost.forwards for part in parts]),
+                torch.cat([part.cost.backwards for part in parts]),
+            ),
+        )
+
+    def _attack(self, model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> AttackResult:
+        oracle = Oracle(model, x, self.eot, self.average)
+        check_labels(y, len(x), oracle.classes)
+        x_adv = within.project(x, self.run(oracle, x, y, within, seed)).contiguous()
+        inside = within.contains(x, x_adv)
+        if not inside.all():
+            bad = int((~inside).nonzero()[0])
+            raise BrokenPromiseError(
+                f"{type(self).__name__} left {within.describe()} in sample {bad}; please report this."
+            )
+        with torch.no_grad():
+            draws = JUDGE_DRAWS if oracle.randomised else 1
+            found = -margin(scores(model, x_adv, "mean-softmax" if draws > 1 else "single", draws), y)
+        oracle.forwards += 1 if getattr(model, "cheap_draws", False) else draws
+        return AttackResult(x_adv, ~(found > 0), found, Cost(oracle.forwards, oracle.backwards))

@@ -1,0 +1,44 @@
+"""Leave no trace: a model is attacked in evaluation mode and handed back exactly as it was."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from stalwart.core.random import derive, isolated
+from stalwart.stochastic import noise
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every submodule in evaluation mode inside the block and restore each one's own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
+    """Evaluate the model inside the block with seeded noise; afterwards modes, buffers, gradients and randomness are as before.
+
+    Parameters do not require gradients inside: only the input's gradient is wanted, and less is kept for the backward pass.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        with evaluating(model), isolated(seed), noise(model, seed=derive(seed, "model")):
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+            yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        with torch.no_grad():
+            for buffer, saved in buffers:
+                if not torch.equal(buffer, saved):
+                    buffer.copy_(saved)

@@ -1,0 +1,70 @@
+"""What an attack maximises: functions of logits [..., K] and labels [...], larger where the model is more wrong."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LossName = Literal["ce", "margin", "dlr", "targeted-ce", "targeted-margin"]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-log softmax(logits)_y."""
+    return logits.logsumexp(-1) - _at(logits, y)
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max_{j != y} z_j - z_y; positive where the decision is wrong. Works for any K >= 2."""
+    return _without(logits, y).amax(-1) - _at(logits, y)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio, -(z_y - max_{j != y} z_j) / (z_(1) - z_(3)).
+
+    Scale free, so saturated logits do not starve it of gradient. With K < 3 there is no third logit, and the margin itself
+    is used. Source: Croce and Hein, ICML 2020 (arXiv 2003.01690), equation 6.
+    """
+    if logits.shape[-1] < 3:
+        return margin(logits, y)
+    top = logits.topk(3, -1).values
+    return margin(logits, y) / (top[..., 0] - top[..., 2] + 1e-12)
+
+
+def _at(logits: Tensor, y: Tensor) -> Tensor:
+    return logits.gather(-1, y.expand(logits.shape[:-1])[..., None])[..., 0]
+
+
+def _without(logits: Tensor, y: Tensor) -> Tensor:
+    own = F.one_hot(y, logits.shape[-1]).bool().expand(logits.shape)
+    return logits.masked_fill(own, -torch.inf)
+
+
+_UNTARGETED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """A loss with the labels (and, for targeted losses, the targets) of the samples under attack."""
+
+    loss: LossName
+    y: Tensor
+    target: Tensor | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Return the loss [..., B] of logits [..., B, K]."""
+        if self.target is None:
+            return _UNTARGETED[self.loss](logits, self.y)
+        if self.loss == "targeted-ce":
+            return -cross_entropy(logits, self.target)
+        return _at(logits, self.target) - _at(logits, self.y)
+
+    def broken(self, logits: Tensor) -> Tensor:
+        """Tell which samples [B] are misclassified; a tie with another class counts as misclassified."""
+        return ~(margin(logits, self.y) < 0)
+
+    def select(self, index: Tensor) -> "Goal":
+        """Return the goal of some of the samples."""
+        return replace(self, y=self.y[index], target=None if self.target is None else self.target[index])

@@ -1,0 +1,78 @@
+"""What an attack may ask of a model: logits and input gradients, averaged over noise draws and counted per sample."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stalwart.attacks.layout import arrange, prefers_channels_last
+from stalwart.attacks.losses import Goal
+from stalwart.attacks.thin import ThinConvolutions
+from stalwart.core.checks import check_logits
+from stalwart.core.errors import InputError
+from stalwart.stochastic import draw_logits, is_random
+
+Average = Literal["loss", "logits", "softmax"]
+
+
+class Oracle:
+    """Access to one model for one batch.
+
+    Expectation over transformation (Athalye et al., ICML 2018, arXiv 1802.00420) lives here, so every attack has it:
+    a gradient is that of the loss averaged over ``eot`` fresh draws ("loss"), or of the loss of the averaged logits or
+    softmax. A model with ``cheap_draws`` pays for its backbone once, whatever ``eot`` is.
+
+    Attributes:
+        forwards, backwards: passes spent on each sample of the batch, [B].
+        randomised: whether two calls on the same input differ, so that no single success is to be believed.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor, eot: int = 1, average: Average = "loss") -> None:
+        self.model, self.eot, self.average = model, eot, average
+        self.forwards = torch.zeros(len(x), dtype=torch.long)
+        self.backwards = torch.zeros(len(x), dtype=torch.long)
+        self._passes = 1 if eot == 1 or getattr(model, "cheap_draws", False) else eot
+        with torch.no_grad():
+            first = model(x[:2])
+            check_logits(first, len(x[:2]))
+            self.classes = first.shape[1]
+            self.randomised = is_random(model) or not torch.equal(first, model(x[:2]))
+            self.channels_last = prefers_channels_last(model, x[:2])
+        self.forwards[:2] += 2 + self.channels_last
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """Return x in the memory layout that this model runs fastest in; values are unchanged."""
+        return arrange(x) if self.channels_last else x
+
+    @torch.no_grad()
+    def logits(self, x: Tensor, index: Tensor, draws: int = 1) -> Tensor:
+        """Return logits [draws, B, K] without gradient; ``index`` says which samples of the batch these are."""
+        self.forwards[index] += 1 if getattr(self.model, "cheap_draws", False) else draws
+        return draw_logits(self.model, x, draws)
+
+    def gradient(self, x: Tensor, goal: Goal, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the averaged loss [B], the logits of the last draw [B, K] and the loss's gradient [B, ...] at x.
+
+        Raises:
+            InputError: the model's output does not depend on its input in a way autograd can see.
+        """
+        x = self.arrange(x.detach()).requires_grad_()
+        with torch.enable_grad(), ThinConvolutions():
+            logits = draw_logits(self.model, x, self.eot)
+            value = self._averaged(logits, goal)
+            if not value.requires_grad:
+                raise InputError(
+                    "the model's output carries no gradient with respect to its input (it is detached, or computed "
+                    "outside torch); use a transfer attack from a differentiable source model instead."
+                )
+            (gradient,) = torch.autograd.grad(value.sum(), x)
+        self.forwards[index] += self._passes
+        self.backwards[index] += self._passes
+        return value.detach(), logits[-1].detach(), torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _averaged(self, logits: Tensor, goal: Goal) -> Tensor:
+        if self.average == "loss":
+            return goal(logits).mean(0)
+        if self.average == "logits":
+            return goal(logits.mean(0))
+        return goal(logits.log_softmax(-1).logsumexp(0) - torch.tensor(float(len(logits))).log())

@@ -1,0 +1,9 @@
+"""The attacks: one line each."""
+
+ATTACKS: dict[str, str] = {
+    "bim": "stalwart.attacks.pgd:BIM",
+    "fgsm": "stalwart.attacks.fgsm:FGSM",
+    "noise": "stalwart.attacks.random_noise:RandomNoise",
+    "pgd": "stalwart.attacks.pgd:PGD",
+    "transfer": "stalwart.attacks.transfer:Transfer",
+}

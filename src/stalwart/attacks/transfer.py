@@ -1,0 +1,64 @@
+"""Transfer: craft on another model, or on the same one with its noise off, and judge on the target."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stalwart.attacks.base import Attack
+from stalwart.attacks.guard import undisturbed
+from stalwart.attacks.oracle import Oracle
+from stalwart.core.registry import build
+from stalwart.sets import ThreatSet
+from stalwart.stochastic import noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Attack):
+    """Run another attack against a source model; only the result meets the target.
+
+    Against a stochastic model the source "noise-off" is mandatory reading: for a linear noisy head the best perturbation of
+    the noisy net is nearly that of its mean network, which gives clean gradients.
+
+    Attributes:
+        source: a module, or "noise-off" for the target itself with its noise switched off.
+        attack: registered name of the attack to run on the source.
+        options: its hyper-parameters.
+    """
+
+    source: nn.Module | Literal["noise-off"] = "noise-off"
+    attack: str = "pgd"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._inner()
+
+    def _inner(self) -> Attack:
+        from stalwart.attacks.table import ATTACKS
+
+        inner: Attack = build(
+            "attack", ATTACKS, self.attack, {"eot": self.eot, "average": self.average, **self.options}
+        )
+        return inner
+
+    def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
+        """Craft on the source; its passes are counted like the target's."""
+        inner = self._inner()
+        if isinstance(self.source, nn.Module):
+            with undisturbed(self.source, seed):
+                return self._craft(inner, self.source, oracle, x, y, within, seed)
+        with noise(oracle.model, "off"):
+            return self._craft(inner, oracle.model, oracle, x, y, within, seed)
+
+    @staticmethod
+    def _craft(
+        inner: Attack, source: nn.Module, target: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int
+    ) -> Tensor:
+        view = Oracle(source, x, inner.eot, inner.average)
+        x_adv = inner.run(view, x, y, within, seed)
+        target.forwards += view.forwards
+        target.backwards += view.backwards
+        return torch.as_tensor(x_adv)

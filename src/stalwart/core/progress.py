@@ -1,0 +1,49 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then in a log, silence when not asked for."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_LINE_EVERY = 15.0
+
+
+class Advance(Protocol):
+    """What long work calls: ``advance(done, note)`` with the share of work done so far, in steps."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """Report that ``done`` steps are finished."""
+
+
+def silent(done: int, note: str = "") -> None:
+    """Report nothing: the default inside the library."""
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int, enabled: bool = True) -> Iterator[Advance]:
+    """Show the progress of ``total`` steps: a rich bar on a terminal, else a line at most every 15 seconds."""
+    console = Console(stderr=True)
+    if not enabled:
+        yield silent
+    elif console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as bar:
+            task = bar.add_task(title, total=total, note="")
+
+            def advance(done: int, note: str = "") -> None:
+                bar.update(task, completed=done, note=note)
+
+            yield advance
+    else:
+        last = time.monotonic()
+
+        def line(done: int, note: str = "") -> None:
+            nonlocal last
+            if time.monotonic() - last >= _LINE_EVERY:
+                last = time.monotonic()
+                print(f"{title}: {done}/{total} {note}".rstrip(), flush=True)
+
+        yield line

@@ -1,0 +1,82 @@
+"""Tensors on disk: safetensors with a checksum of their content, written whole or not at all, never unpickled."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from stalwart.core.errors import FileError
+from stalwart.core.files import atomic, read_bytes
+
+_SUM = "stalwart.sha256"
+_META = "stalwart.meta"
+
+
+def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], meta: Any = None) -> None:
+    """Write tensors and a JSON value ``meta`` to one safetensors file, atomically."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    payload = safetensors.torch.save(plain, {_SUM: _checksum(plain), _META: json.dumps(meta)})
+    with atomic(path) as stream:
+        stream.write(payload)
+
+
+def load_tensors(path: Path | str, what: str) -> tuple[dict[str, Tensor], Any]:
+    """Read tensors and ``meta`` (None for files written by other tools); nothing is unpickled.
+
+    Raises:
+        FileError: the file is missing, truncated or tampered with, or its content differs from its checksum.
+    """
+    payload = read_bytes(path, what)
+    try:
+        tensors = safetensors.torch.load(payload)
+        length = int.from_bytes(payload[:8], "little")
+        header = json.loads(payload[8 : 8 + length]).get("__metadata__", {})
+        meta = json.loads(header.get(_META, "null"))
+    except (safetensors.SafetensorError, ValueError, KeyError, AttributeError) as problem:
+        raise FileError(
+            f"{what} {path} is not a valid safetensors file ({problem}); it may be truncated or tampered with. "
+            "Restore it from a copy or train again."
+        ) from problem
+    if header.get(_SUM, _checksum(tensors)) != _checksum(tensors):
+        raise FileError(f"{what} {path} does not match its checksum: its content was changed. Restore it from a copy.")
+    return tensors, meta
+
+
+def load_weights(module: nn.Module, path: Path | str, what: str = "weights") -> Any:
+    """Load a safetensors file into ``module`` and return the file's ``meta``.
+
+    Raises:
+        FileError: as for :func:`load_tensors`, or a key is missing or superfluous, or a shape differs.
+    """
+    tensors, meta = load_tensors(path, what)
+    own = module.state_dict()
+    missing, superfluous = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or superfluous:
+        lacks = f" It lacks {missing[0]!r} ({len(missing)} in all)." if missing else ""
+        extra = (
+            f" It holds {superfluous[0]!r}, unknown to the model ({len(superfluous)} in all)." if superfluous else ""
+        )
+        raise FileError(f"{what} {path} do not fit the model.{lacks}{extra} Use the architecture they were saved from.")
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise FileError(
+                f"{what} {path} do not fit the model: {name} has shape {list(tensor.shape)} in the file and "
+                f"{list(own[name].shape)} in the model. Use the architecture they were saved from."
+            )
+    module.load_state_dict(tensors)
+    return meta
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,36 @@
+"""The multi-layer perceptron, for inputs of any shape."""
+
+import dataclasses
+import math
+
+from torch import nn
+
+from stalwart.core.numbers import require
+from stalwart.models.stack import check_shape
+
+
+@dataclasses.dataclass(frozen=True)
+class MLP:
+    """Flatten, then linear layers with ReLU after each; without hidden layers the classifier is linear.
+
+    Args:
+        widths: the width of each hidden layer; the last is D.
+
+    Raises:
+        UsageError: a width below 1.
+    """
+
+    widths: tuple[int, ...] = (128, 64)
+
+    def __post_init__(self) -> None:
+        require(all(width >= 1 for width in self.widths), f"every width must be at least 1, got {self.widths}.")
+
+    def build(self, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+        """Return the backbone [B, ...] -> [B, D] and D."""
+        check_shape("mlp", shape, image=False)
+        width = math.prod(shape)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for following in self.widths:
+            layers += [nn.Linear(width, following), nn.ReLU()]
+            width = following
+        return nn.Sequential(*layers), width

@@ -1,0 +1,100 @@
+"""A builder of plain stacks of layers that knows the shape behind each layer."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from stalwart.core.errors import UsageError
+from stalwart.core.numbers import require
+
+
+def check_shape(what: str, shape: Sequence[int], image: bool = True) -> None:
+    """Refuse input shapes a model cannot have.
+
+    Args:
+        what: the model's name, for the message.
+        shape: the shape of one input, without the batch.
+        image: whether it must be [C, H, W].
+
+    Raises:
+        UsageError: not positive integers, or not three of them for an image model.
+    """
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in shape)
+    require(
+        whole and len(shape) > 0, f"an input's shape must be positive integers such as (1, 28, 28), got {tuple(shape)}."
+    )
+    if image and len(shape) != 3:
+        raise UsageError(
+            f"{what} takes images (channels, height, width), got {tuple(shape)}; for other inputs use 'mlp'."
+        )
+
+
+class Stack:
+    """Layers in a row; every method appends some and keeps :attr:`shape`, the shape of one sample behind them.
+
+    Args:
+        what: the model's name, for messages.
+        shape: the shape [C, H, W] of one input.
+
+    Raises:
+        UsageError: the shape is not that of an image, or a layer no longer fits because the image is too small.
+    """
+
+    def __init__(self, what: str, shape: tuple[int, ...]) -> None:
+        check_shape(what, shape)
+        self.what = what
+        self.input = shape
+        self.shape = shape
+        self.layers: list[nn.Module] = []
+
+    def conv(
+        self,
+        width: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        norm: bool = False,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
+        """Append a square convolution to ``width`` channels, batch norm if asked for, and the activation."""
+        height, across = (self._fit(side, kernel, stride, padding) for side in self.shape[1:])
+        self.layers.append(nn.Conv2d(self.shape[0], width, kernel, stride, padding, bias=bias))
+        if norm:
+            self.layers.append(nn.BatchNorm2d(width))
+        self.layers.append(activation())
+        self.shape = (width, height, across)
+
+    def pool(self, kind: type[nn.MaxPool2d] | type[nn.AvgPool2d]) -> None:
+        """Append 2x2 pooling with stride 2; an odd last row or column is dropped."""
+        height, across = (self._fit(side, 2, 2, 0) for side in self.shape[1:])
+        self.layers.append(kind(2))
+        self.shape = (self.shape[0], height, across)
+
+    def dense(self, width: int, bias: bool = True, activation: Callable[[], nn.Module] | None = nn.ReLU) -> None:
+        """Append a fully connected layer (flattening before the first one) and the activation, if any."""
+        require(width >= 1, f"{self.what}: a layer's width must be at least 1, got {width}.")
+        if len(self.shape) > 1:
+            self.layers.append(nn.Flatten())
+        self.layers.append(nn.Linear(math.prod(self.shape), width, bias=bias))
+        if activation is not None:
+            self.layers.append(activation())
+        self.shape = (width,)
+
+    def dropout(self, rate: float) -> None:
+        """Append dropout, of whole activations, with probability ``rate``."""
+        self.layers.append(nn.Dropout(rate))
+
+    def done(self) -> tuple[nn.Module, int]:
+        """Return the layers as one module and the width of its output."""
+        return nn.Sequential(*self.layers), self.shape[0]
+
+    def _fit(self, side: int, kernel: int, stride: int, padding: int) -> int:
+        out = (side + 2 * padding - kernel) // stride + 1
+        require(
+            out >= 1,
+            f"{self.what} cannot take images of shape {self.input}: a layer with a {kernel}x{kernel} window is left "
+            f"with a side of {side}. Use larger images or a smaller model.",
+        )
+        return out

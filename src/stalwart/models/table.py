@@ -1,0 +1,18 @@
+"""The architectures by name."""
+
+MODELS: dict[str, str] = {
+    "lenet++": "stalwart.models.lenet:LeNetPP",
+    "small-cnn": "stalwart.models.small:SmallCNN",
+    "pooled-cnn": "stalwart.models.small:PooledCNN",
+    "mlp": "stalwart.models.mlp:MLP",
+    "dm-small": "stalwart.models.dm:DMSmall",
+    "dm-medium": "stalwart.models.dm:DMMedium",
+    "dm-large": "stalwart.models.dm:DMLarge",
+    "vgg5": "stalwart.models.vgg:VGG5",
+    "vgg11": "stalwart.models.vgg:VGG11",
+    "resnet18": "stalwart.models.resnet:ResNet18",
+    "resnet20": "stalwart.models.resnet:ResNet20",
+    "wrn-16-4": "stalwart.models.wrn:WRN16x4",
+    "wrn-28-10": "stalwart.models.wrn:WRN28x10",
+    "wrn-34-10": "stalwart.models.wrn:WRN34x10",
+}

@@ -1,0 +1,69 @@
+"""What a training objective is, and the module that wraps it around a model for data-parallel training.
+
+An objective works in two parts, so that they can be combined: ``craft`` makes the inputs it trains on (the clean ones by
+default), ``combine`` turns network outputs into a loss. A third, ``penalty``, depends on the parameters alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stalwart.core.random import derive, generator, isolated
+from stalwart.stochastic import noise
+
+Net = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a loss is computed: all its randomness comes from ``seed``, unique to the step, so a resumed run repeats it."""
+
+    seed: int
+    epoch: int = 0
+
+    def generator(self, like: Tensor, *path: object) -> torch.Generator:
+        """Return a generator for this step on the device of ``like``."""
+        return generator(self.seed, *path, device=like.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """Base record of all objectives: natural training, mean cross entropy on clean inputs."""
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Tensor:
+        """Return the inputs [B, ...] to train on beside x, found in evaluation mode; no gradient flows through them."""
+        return x
+
+    def combine(self, net: Net, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss and the logits [B, K] that training accuracy is counted on."""
+        logits = net(x)
+        return F.cross_entropy(logits, y), logits
+
+    def penalty(self, model: nn.Module) -> Tensor | float:
+        """Return a term that depends on the parameters alone."""
+        return 0.0
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+        """Return the whole loss and the logits [B, K]."""
+        loss, logits = self.combine(model, x, self.craft(model, x, y, moment), y)
+        return loss + self.penalty(model), logits
+
+
+class Trainee(nn.Module):
+    """A model with its objective: the module that ``DistributedDataParallel`` wraps.
+
+    Attacks on inputs or weights, and later bounds, all run inside ``forward``, so the wrapper sees a single forward pass.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, x: Tensor, y: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+        """Return the mean loss and the number of correct training predictions, both scalars."""
+        with noise(self.model, seed=derive(moment.seed, "noise")), isolated(moment.seed):
+            loss, logits = self.objective.loss(self.model, x, y, moment)
+        return loss, (logits.detach().argmax(1) == y).sum()
