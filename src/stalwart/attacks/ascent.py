@@ -44,7 +44,7 @@ def ascend(
                 found[index] = z
                 break
             logits = oracle.logits(z, samples[index], oracle.eot)
-            value, logits = goal(logits).mean(0), logits[-1]
+            value, logits = oracle.averaged(logits, goal), logits[-1]
         else:
             value, logits, gradient = oracle.gradient(z, goal, samples[index])
         wrong = goal.broken(logits) if not oracle.randomised else torch.zeros_like(index, dtype=torch.bool)

@@ -93,9 +93,10 @@ class Attack:
         """
         check_images(x, within.low, within.high)
         check_labels(y, len(x))
-        batch_size = batch_size or (128 if x.device.type == "cpu" else 1024)
+        if batch_size is None:
+            batch_size = 128 if x.device.type == "cpu" else 1024
         require(batch_size >= 1, f"the batch size must be at least 1, got {batch_size}.")
-        x = x.detach().clamp(within.low, within.high)
+        x, y = x.detach().clamp(within.low, within.high), y.long()
         within.bounds(x)  # refuses a number of radii that is not the batch size
         parts = []
         with undisturbed(model, seed):

@@ -28,7 +28,11 @@ def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
 
     Parameters do not require gradients inside: only the input's gradient is wanted, and less is kept for the backward pass.
     """
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         with evaluating(model), isolated(seed), noise(model, seed=derive(seed, "model")):
@@ -39,6 +43,8 @@ def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
         for parameter in parameters:
             parameter.requires_grad_(True)
         with torch.no_grad():
-            for buffer, saved in buffers:
+            for module, name, buffer, saved in buffers:
+                # A module may write into its buffer or put a new tensor in its place.
                 if not torch.equal(buffer, saved):
                     buffer.copy_(saved)
+                setattr(module, name, buffer)

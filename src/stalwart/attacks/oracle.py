@@ -29,16 +29,20 @@ class Oracle:
 
     def __init__(self, model: nn.Module, x: Tensor, eot: int = 1, average: Average = "loss") -> None:
         self.model, self.eot, self.average = model, eot, average
-        self.forwards = torch.zeros(len(x), dtype=torch.long)
-        self.backwards = torch.zeros(len(x), dtype=torch.long)
+        self.forwards = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        self.backwards = torch.zeros_like(self.forwards)
         self._passes = 1 if eot == 1 or getattr(model, "cheap_draws", False) else eot
         with torch.no_grad():
-            first = model(x[:2])
-            check_logits(first, len(x[:2]))
+            probe = x[:2].clone()
+            first = model(probe)
+            check_logits(first, len(probe))
+            if not torch.equal(probe, x[:2]):
+                raise InputError("the model changes its input in place; let its first layer return a new tensor.")
             self.classes = first.shape[1]
-            self.randomised = is_random(model) or not torch.equal(first, model(x[:2]))
-            self.channels_last = prefers_channels_last(model, x[:2])
-        self.forwards[:2] += 2 + self.channels_last
+            noisy = is_random(model)
+            self.randomised = noisy or not torch.equal(first, model(probe))
+            self.channels_last = prefers_channels_last(model, probe)
+        self.forwards[:2] += 1 + (not noisy) + self.channels_last
 
     def arrange(self, x: Tensor) -> Tensor:
         """Return x in the memory layout that this model runs fastest in; values are unchanged."""
@@ -59,7 +63,7 @@ class Oracle:
         x = self.arrange(x.detach()).requires_grad_()
         with torch.enable_grad(), ThinConvolutions():
             logits = draw_logits(self.model, x, self.eot)
-            value = self._averaged(logits, goal)
+            value = self.averaged(logits, goal)
             if not value.requires_grad:
                 raise InputError(
                     "the model's output carries no gradient with respect to its input (it is detached, or computed "
@@ -70,7 +74,8 @@ class Oracle:
         self.backwards[index] += self._passes
         return value.detach(), logits[-1].detach(), torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
-    def _averaged(self, logits: Tensor, goal: Goal) -> Tensor:
+    def averaged(self, logits: Tensor, goal: Goal) -> Tensor:
+        """Return the loss [B] of logits [draws, B, K], averaged over the draws as ``average`` says."""
         if self.average == "loss":
             return goal(logits).mean(0)
         if self.average == "logits":

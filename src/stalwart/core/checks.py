@@ -51,12 +51,15 @@ def check_labels(y: Tensor, batch: int, classes: int | None = None) -> None:
         raise InputError(f"labels must be {span}, but sample {first} has label {int(y[first])}.")
 
 
-def check_logits(logits: Tensor, batch: int) -> None:
-    """Refuse model outputs that are not logits [B, K] with K >= 2.
+def check_logits(logits: object, batch: int) -> None:
+    """Refuse model outputs that are not floating-point logits [B, K] with K >= 2.
 
     Raises:
-        InputError: the message gives the shape the model returned.
+        InputError: the message gives the type or shape the model returned.
     """
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"the model must return one floating-point tensor of logits [B, K], but it returned {got}.")
     if logits.dim() != 2 or logits.shape[0] != batch or logits.shape[1] < 2:
         raise InputError(
             f"the model must map [B, ...] to logits [B, K] with K >= 2; for {batch} inputs it gave {list(logits.shape)}."

@@ -22,7 +22,7 @@ def parse_number(text: Any) -> float:
             raise ValueError
         match = _FRACTION.match(text) if isinstance(text, str) else None
         value = float(match[1]) / float(match[2]) if match else float(text)
-    except (TypeError, ValueError, ZeroDivisionError):
+    except (TypeError, ValueError, ArithmeticError):
         raise UsageError(f"{text!r} is not a number; write it as 0.1, 1e-3 or '8/255'.") from None
     if not math.isfinite(value):
         raise UsageError(f"{text!r} is not a finite number; write it as 0.1, 1e-3 or '8/255'.")

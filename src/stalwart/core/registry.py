@@ -57,15 +57,15 @@ def build(kind: str, table: Mapping[str, str], name: str, options: Mapping[str, 
             )
     config = pydantic.ConfigDict(arbitrary_types_allowed=True)
     try:
-        adapter = pydantic.TypeAdapter(_with_config(record, config))
+        adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(_with_config(record, config))
         return adapter.validate_python(dict(options))
     except pydantic.ValidationError as problem:
         first = problem.errors()[0]
         cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, UsageError):
-            raise cause from None
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{kind} '{name}', option '{where}': {first['msg']} (got {first['input']!r}).") from None
+        if not first["loc"] and isinstance(cause, UsageError):
+            raise cause from None  # a record's own check, which names the option itself
+        what = cause if isinstance(cause, UsageError) else f"{first['msg']} (got {first['input']!r})."
+        raise UsageError(f"{kind} '{name}', option '{first['loc'][0]}': {what}") from None
 
 
 def _with_config(record: type, config: pydantic.ConfigDict) -> type:

@@ -21,7 +21,8 @@ _META = "stalwart.meta"
 def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], meta: Any = None) -> None:
     """Write tensors and a JSON value ``meta`` to one safetensors file, atomically."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    payload = safetensors.torch.save(plain, {_SUM: _checksum(plain), _META: json.dumps(meta)})
+    text = json.dumps(meta)
+    payload = safetensors.torch.save(plain, {_SUM: _checksum(plain, text), _META: text})
     with atomic(path) as stream:
         stream.write(payload)
 
@@ -37,13 +38,15 @@ def load_tensors(path: Path | str, what: str) -> tuple[dict[str, Tensor], Any]:
         tensors = safetensors.torch.load(payload)
         length = int.from_bytes(payload[:8], "little")
         header = json.loads(payload[8 : 8 + length]).get("__metadata__", {})
-        meta = json.loads(header.get(_META, "null"))
+        text = header.get(_META, "null")
+        meta = json.loads(text)
     except (safetensors.SafetensorError, ValueError, KeyError, AttributeError) as problem:
         raise FileError(
             f"{what} {path} is not a valid safetensors file ({problem}); it may be truncated or tampered with. "
             "Restore it from a copy or train again."
         ) from problem
-    if header.get(_SUM, _checksum(tensors)) != _checksum(tensors):
+    own = _SUM in header or _META in header  # files by other tools hold neither
+    if own and header.get(_SUM) != _checksum(tensors, text):
         raise FileError(f"{what} {path} does not match its checksum: its content was changed. Restore it from a copy.")
     return tensors, meta
 
@@ -73,8 +76,8 @@ def load_weights(module: nn.Module, path: Path | str, what: str = "weights") -> 
     return meta
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _checksum(tensors: Mapping[str, Tensor], meta: str) -> str:
+    digest = hashlib.sha256(meta.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())

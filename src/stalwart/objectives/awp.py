@@ -50,9 +50,12 @@ class AWP(Wrapped):
         """Return the weights w + v by name; v is a constant, the same on every data-parallel process."""
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         loss, _ = self.combine(lambda z: functional_call(model, buffers, (z,)), x, x_adv, y)
-        gradients = torch.autograd.grad(loss, list(weights.values()))
-        moved = {}
+        # A weight that the loss does not depend on, such as that of a noise that is switched off, stays where it is.
+        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        moved: dict[str, Tensor] = {}
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+            if gradient is None:
+                continue
             if distributed.is_initialized():
                 distributed.all_reduce(gradient)
             length = gradient.norm()

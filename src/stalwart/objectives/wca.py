@@ -19,7 +19,7 @@ def wca_head(model: nn.Module) -> WCAHead:
     for module in model.modules():
         if isinstance(module, WCAHead):
             return module
-    raise UsageError("the objective 'wca' needs a model whose head is 'wca'; set the model's head to {name: wca}.")
+    raise UsageError("the objective 'wca' needs a model with a WCA head; give the model the noise {name: wca}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Objectives that change another one: what they leave alone goes straight to the base."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -33,6 +33,16 @@ class Wrapped(Objective):
 
         found: Objective = build("objective", OBJECTIVES, self.base, self.options)
         return found
+
+    @property
+    def watch(self) -> Callable[..., float] | None:
+        """The base's watch for catastrophic overfitting, if it has one."""
+        return getattr(self.inner, "watch", None)
+
+    @property
+    def fall(self) -> float:
+        """The drop of watched accuracy that the base does not tolerate."""
+        return float(self.inner.fall)  # type: ignore[attr-defined]
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Tensor:
         """Craft as the base does."""

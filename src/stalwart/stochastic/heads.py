@@ -44,8 +44,9 @@ class NoisyHead(NoiseLayer):
         mean = self.linear(features)
         if self.mode == "off":
             return mean.expand(draws, *mean.shape)
-        shape = (draws, *features.shape)
-        e = normal(shape, self.stream(features.device), features, batch_axis=1)
+        # Fixed noise is one frozen network: the same draw for every sample, whatever batch it comes in.
+        shape = (draws, 1 if self.mode == "fixed" else len(features), features.shape[1])
+        e = normal(shape, self.stream(features.device), features, batch_axis=None if self.mode == "fixed" else 1)
         return mean + F.linear(e, (self.linear.weight @ self.factor()).to(features.dtype))
 
     def logit_covariance(self) -> Tensor:
@@ -56,6 +57,8 @@ class NoisyHead(NoiseLayer):
 
 class GaussianHead(NoisyHead):
     """Fixed noise N(0, std^2 I): the baseline that learns nothing about its noise."""
+
+    std: Tensor
 
     def __init__(self, features: int, classes: int, std: float = 1.0) -> None:
         super().__init__(features, classes)

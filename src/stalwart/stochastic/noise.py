@@ -17,7 +17,11 @@ Mode = Literal["on", "off", "fixed"]
 
 
 class NoiseLayer(nn.Module):
-    """Base of layers that draw noise: ``mode`` is "on" (fresh draws), "off" (none) or "fixed" (the same draws each call)."""
+    """Base of layers that draw noise.
+
+    ``mode`` is "on" (fresh draws, independent for each sample where the noise is on activations), "off" (none) or "fixed":
+    the same draw at every call and for every sample, so that the model is an ordinary deterministic function.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +59,9 @@ def is_random(model: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def noise(model: nn.Module, mode: Mode | None = None, seed: int | None = None) -> Iterator[None]:
-    """Set the mode of every noise layer inside the block; modes, seeds and streams are as before afterwards.
+    """Set the mode of every noise layer inside the block; afterwards modes and seeds are as before.
+
+    With a seed the block draws from streams of its own, and each layer's own stream goes on afterwards where it stood.
 
     Args:
         model: any module; without noise layers this does nothing.

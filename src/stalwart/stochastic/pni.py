@@ -81,3 +81,8 @@ def inject(model: nn.Module, alpha: float = 0.25) -> nn.Module:
     if not replaced:
         raise UsageError(f"{type(model).__name__} holds no nn.Linear or nn.Conv2d to put noise on.")
     return model
+
+
+def strengths(model: nn.Module) -> list[nn.Parameter]:
+    """Return every trained noise strength alpha of the model: the parameters that must not decay."""
+    return [layer.alpha for layer in model.modules() if isinstance(layer, _WeightNoise)]

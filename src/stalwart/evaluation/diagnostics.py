@@ -1,0 +1,241 @@
+"""Masking diagnostics: signs that a robust accuracy says more about the attack than about the model.
+
+Sources: Athalye, Carlini, Wagner, ICML 2018 (arXiv 1802.00420), section 3.1; Carlini et al. 2019 (arXiv 1902.06705);
+Tramèr et al., NeurIPS 2020 (arXiv 2002.08347). Every check that applies is reported, fired or not. Thresholds are
+constants below, the same for every model.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+from stalwart.attacks.guard import undisturbed
+from stalwart.evaluation.findings import Findings, gap
+from stalwart.evaluation.results import Flag
+from stalwart.stochastic import noise
+
+_POINTS = 0.02
+_LOSS_GAP = 0.08
+_ZERO_SHARE = 0.05
+_CHANCE_SLACK = 0.05
+_PART = 200
+
+
+def diagnose(findings: Findings) -> list[Flag]:
+    """Return the verdict of every check that applies to these findings."""
+    flags = [check(findings) for check in CHECKS]
+    return [flag for flag in flags if flag is not None]
+
+
+def zero_gradients(f: Findings) -> Flag | None:
+    """Count inputs whose cross-entropy gradient is exactly zero, noise off."""
+    x, y = f.x[:_PART].clone().requires_grad_(), f.y[:_PART]
+    with undisturbed(f.model, f.seed), noise(f.model, "off"), torch.enable_grad():
+        (gradient,) = torch.autograd.grad(F.cross_entropy(f.model(x), y, reduction="sum"), x)
+    share = float((gradient.flatten(1) == 0).all(1).float().mean())
+    return Flag(
+        code="zero-gradients",
+        title="Gradients vanish",
+        fired=share > _ZERO_SHARE,
+        explanation="The cross entropy has no gradient at these inputs: the softmax is saturated, so attacks on the cross "
+        "entropy stand still. Only losses on the logits (margin, DLR) tell how robust the model is.",
+        evidence=f"{share:.1%} of {len(x)} inputs have an exactly zero gradient; the limit is {_ZERO_SHARE:.0%}.",
+    )
+
+
+def loss_dependence(f: Findings) -> Flag | None:
+    """Compare the reference attack on the cross entropy with the worst case."""
+    difference, _ = gap(f.correct["pgd-ce"], f.worst)
+    return Flag(
+        code="loss-dependence",
+        title="Cross-entropy attacks overstate robustness",
+        fired=difference >= _LOSS_GAP,
+        explanation="Other attacks break many inputs that PGD on the cross entropy leaves alone. An evaluation with that "
+        "attack only would call this model far more robust than it is.",
+        evidence=f"PGD-CE leaves {f.correct['pgd-ce'].float().mean():.1%}, the worst case {f.worst.float().mean():.1%}: "
+        f"a gap of {100 * difference:.1f} points; the limit is {100 * _LOSS_GAP:.0f}.",
+    )
+
+
+def one_step_beats_many(f: Findings) -> Flag | None:
+    """Check whether a single step breaks more than the iterative attack."""
+    if "fgsm" not in f.correct:
+        return None
+    return _beats(
+        f,
+        "fgsm",
+        "one-step",
+        "One step beats many",
+        "FGSM breaks more inputs than PGD, which can take the same step and go on. The gradients further along mislead: a "
+        "sign of a loss surface that is shaped against gradient descent, or of catastrophic overfitting.",
+    )
+
+
+def random_beats_gradient(f: Findings) -> Flag | None:
+    """Check whether random noise breaks more than the gradient attack."""
+    if "noise" not in f.correct:
+        return None
+    return _beats(
+        f,
+        "noise",
+        "random-noise",
+        "Random noise beats the gradient",
+        "Noise without any knowledge of the model breaks more inputs than PGD. The gradients carry no information.",
+    )
+
+
+def transfer_beats_white_box(f: Findings) -> Flag | None:
+    """Compare the best transfer attack with the best white-box attack."""
+    means = {name: float(correct.float().mean()) for name, correct in f.correct.items()}
+    transfers = {name: value for name, value in means.items() if f.kinds[name] == "transfer"}
+    whites = {name: value for name, value in means.items() if f.kinds[name] == "white-box"}
+    if not transfers or not whites:
+        return None
+    best, own = min(transfers, key=transfers.__getitem__), min(whites, key=whites.__getitem__)
+    difference, sure = gap(f.correct[own], f.correct[best])
+    return Flag(
+        code="transfer",
+        title="Transfer beats white-box attacks",
+        fired=sure and difference > _POINTS,
+        explanation="Attacks crafted without the model's own noise break more inputs than attacks that see everything. The "
+        "noise hides the gradient rather than moving the decision.",
+        evidence=f"{best} leaves {means[best]:.1%}, the best white-box attack ({own}) {means[own]:.1%}.",
+    )
+
+
+def more_steps_help(f: Findings) -> Flag | None:
+    """Check whether the reference attack had converged."""
+    if "pgd-ce-long" not in f.correct:
+        return None
+    difference, sure = gap(f.correct["pgd-ce"], f.correct["pgd-ce-long"])
+    return Flag(
+        code="steps",
+        title="More steps change the result",
+        fired=sure and difference > _POINTS,
+        explanation="PGD has not converged after 20 steps, so results with few steps are too kind to the model.",
+        evidence=f"20 steps leave {f.correct['pgd-ce'].float().mean():.1%}, 100 steps "
+        f"{f.correct['pgd-ce-long'].float().mean():.1%}; the limit is {100 * _POINTS:.0f} points.",
+    )
+
+
+def not_monotone(f: Findings) -> Flag | None:
+    """Check that the reference attack gets stronger with the radius."""
+    radii = sorted(f.by_radius)
+    if len(radii) < 2:
+        return None
+    rises = [
+        (small, large, *gap(f.by_radius[large], f.by_radius[small]))
+        for small, large in itertools.pairwise(radii)
+    ]
+    small, large, rise, _ = max(rises, key=lambda entry: entry[2])
+    return Flag(
+        code="not-monotone",
+        title="A larger radius helps the model",
+        fired=any(sure and difference > _POINTS for _, _, difference, sure in rises),
+        explanation="PGD breaks fewer inputs at a larger radius, although every smaller perturbation is still allowed: the "
+        "attack fails, not the model.",
+        evidence=f"largest change from eps {small:g} to {large:g}: {100 * rise:+.1f} points of PGD-CE accuracy.",
+    )
+
+
+def unbounded_attack_fails(f: Findings) -> Flag | None:
+    """Check that a huge radius brings accuracy down to chance."""
+    if f.within.name not in ("linf", "l2"):
+        return None
+    half = (f.within.high - f.within.low) / 2
+    eps = half if f.within.name == "linf" else half * f.x[0].numel() ** 0.5
+    count = min(_PART, len(f.x))
+    accuracy = float(f.survives(f.reference(f.within.with_eps(eps), count), count).float().mean())
+    chance = 1 / f.classes
+    return Flag(
+        code="unbounded",
+        title="Even a huge perturbation fails",
+        fired=accuracy > chance + _CHANCE_SLACK,
+        explanation="At a radius where every image can be turned grey no model can do better than guessing. PGD on the cross "
+        "entropy leaves more than that, so it does not find perturbations that exist.",
+        evidence=f"at eps {eps:.3g} PGD-CE leaves {accuracy:.1%} of {count} inputs; chance is {chance:.1%}.",
+    )
+
+
+def frozen_noise_resists(f: Findings) -> Flag | None:
+    """Check that PGD works once the noise is frozen and the model is an ordinary deterministic one."""
+    if not f.judge.randomised:
+        return None
+    count = min(_PART, len(f.x))
+    with noise(f.model, "fixed", seed=f.seed):
+        x_adv = f.reference(f.within, count, eot=1)
+        part = type(f.judge)(f.model, f.y[:count], False, f.seed)
+        frozen = part.margins(x_adv)["single"] > 0
+    difference, sure = gap(frozen, f.worst[:count])
+    return Flag(
+        code="frozen-noise",
+        title="Attacks fail even with the noise frozen",
+        fired=sure and difference > _LOSS_GAP,
+        explanation="With the same noise at every call the model is an ordinary network, yet PGD on the cross entropy still "
+        "fails on inputs that other attacks break. Randomness is not what protects it; poor gradients are.",
+        evidence=f"frozen noise: PGD-CE leaves {frozen.float().mean():.1%} of {count}; the worst case with noise on is "
+        f"{f.worst[:count].float().mean():.1%}.",
+    )
+
+
+def more_draws_help(f: Findings) -> Flag | None:
+    """Check that the sweep over averaged draws is flat at its end."""
+    if len(f.sweep) < 2:
+        return None
+    few, many = sorted(f.sweep)[-2:]
+    difference, sure = gap(f.sweep[few], f.sweep[many])
+    return Flag(
+        code="draws",
+        title="More draws change the result",
+        fired=sure and difference > _POINTS / 2,
+        explanation="Averaging more noise draws still makes the attack stronger, so the numbers here are too kind.",
+        evidence=f"{few} draws leave {f.sweep[few].float().mean():.1%}, {many} draws {f.sweep[many].float().mean():.1%}.",
+    )
+
+
+def batch_dependence(f: Findings) -> Flag | None:
+    """Check that an input's logits do not depend on its neighbours in the batch."""
+    count = min(16, len(f.x))
+    with undisturbed(f.model, f.seed), noise(f.model, "off"), torch.no_grad():
+        if not torch.equal(f.model(f.x[:1]), f.model(f.x[:1])):
+            return None
+        together = f.model(f.x[:count])
+        alone = torch.cat([f.model(f.x[i : i + 1]) for i in range(count)])
+    difference = float((together - alone).abs().max() / together.abs().max().clamp_min(1e-12))
+    return Flag(
+        code="batch",
+        title="Predictions depend on the batch",
+        fired=difference > 1e-3,
+        explanation="The same input gets other logits in other company. Attack results then depend on the batch size, and "
+        "an attacker can choose the company.",
+        evidence=f"largest relative change of a logit between batch 1 and batch {count}: {difference:.1e}.",
+    )
+
+
+def _beats(f: Findings, name: str, code: str, title: str, explanation: str) -> Flag:
+    difference, sure = gap(f.correct["pgd-ce"], f.correct[name])
+    return Flag(
+        code=code,
+        title=title,
+        fired=sure and difference > _POINTS,
+        explanation=explanation,
+        evidence=f"{name} leaves {f.correct[name].float().mean():.1%}, PGD-CE {f.correct['pgd-ce'].float().mean():.1%}.",
+    )
+
+
+CHECKS: tuple[Callable[[Findings], Flag | None], ...] = (
+    zero_gradients,
+    loss_dependence,
+    one_step_beats_many,
+    random_beats_gradient,
+    transfer_beats_white_box,
+    more_steps_help,
+    not_monotone,
+    unbounded_attack_fails,
+    frozen_noise_resists,
+    more_draws_help,
+    batch_dependence,
+)
+"""All checks; each returns None where it does not apply."""

@@ -1,0 +1,189 @@
+"""The evaluation: every attack of a suite on every input, the worst case per input, curves, statistics and warnings."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stalwart.attacks import AttackResult
+from stalwart.attacks.guard import undisturbed
+from stalwart.core.checks import check_images, check_labels, check_logits
+from stalwart.core.errors import InputError
+from stalwart.core.numbers import require
+from stalwart.core.progress import Advance, silent
+from stalwart.core.random import derive
+from stalwart.evaluation.diagnostics import diagnose
+from stalwart.evaluation.findings import Findings
+from stalwart.evaluation.judge import Candidates, Judge
+from stalwart.evaluation.pictures import pictures
+from stalwart.evaluation.randomised import stochastic_section, sweep_draws
+from stalwart.evaluation.results import AttackRow, CurvePoint, Evaluation, Rate
+from stalwart.evaluation.suites import Entry, suite
+from stalwart.sets import ThreatSet
+from stalwart.stochastic import is_random
+from stalwart.stochastic.rules import Rule
+
+
+@dataclass
+class Samples:
+    """Per-sample results: one row an input, one column a question (1: answered rightly)."""
+
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Add a column of integers or booleans [N]."""
+        self.columns[name] = [int(value) for value in values]
+
+    def csv(self) -> str:
+        """Return the table as CSV text."""
+        lines = [",".join(self.columns)]
+        lines += [",".join(map(str, row)) for row in zip(*self.columns.values(), strict=True)]
+        return "\n".join(lines) + "\n"
+
+
+def evaluate(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    within: ThreatSet,
+    suite_name: str = "standard",
+    seed: int = 0,
+    rule: Rule = "single",
+    curve: Sequence[float] = (),
+    dataset: str = "unnamed",
+    split: str = "test",
+    classes: Sequence[str] = (),
+    advance: Advance = silent,
+) -> tuple[Evaluation, Samples]:
+    """Run a suite against a model and return the results with the per-sample table.
+
+    Args:
+        model: maps [B, ...] to logits [B, K]; left exactly as it was.
+        x: inputs [N, ...] in data units.
+        y: labels [N].
+        within: the threat set, with one radius for all samples.
+        suite_name: "quick", "standard" or "stochastic".
+        seed: root of all randomness.
+        rule: the decision rule of a randomised model that the headline numbers are for; no matter for a deterministic one.
+        curve: further radii at which the suite's curve attacks are run.
+        dataset: its name, for the report.
+        split: which part of it this is, for the report.
+        classes: names of the classes, for the report.
+        advance: called with the number of attacks done.
+
+    Raises:
+        InputError: NaN, values out of range, wrong shapes, labels that do not exist, logits that are not finite.
+        UsageError: an unknown suite, or a threat set with one radius a sample.
+    """
+    started = time.monotonic()
+    chosen = suite(suite_name)
+    check_images(x, within.low, within.high)
+    check_labels(y, len(x))
+    require(not isinstance(within.radius, Tensor), "evaluate takes one radius for all samples, not one a sample.")
+    x = x.clamp(within.low, within.high)
+    classes_count, randomised = _look(model, x, y, seed)
+    judge = Judge(model, y, randomised, seed)
+    if not randomised:
+        rule = "single"
+    findings = Findings(judge, rule, x, y, within, seed, classes_count)
+    clean = judge.margins(x, "clean")[rule] > 0
+    table = Samples()
+    for name, column in (("index", torch.arange(len(x))), ("label", y), ("clean", clean)):
+        table.add(name, column)
+
+    entries = chosen.randomised if randomised else chosen.entries
+    radii = sorted({float(eps) for eps in curve if eps > 0} | {within.size})
+    rows: list[AttackRow] = []
+    candidates = {eps: Candidates(judge, x) for eps in radii}
+    for eps in radii:
+        for entry in entries:
+            main = eps == within.size
+            if not (main or entry.curve):
+                continue
+            begun = time.monotonic()
+            result = entry.build()(model, x, y, within=within.with_eps(eps), seed=derive(seed, entry.name, eps))
+            seconds = time.monotonic() - begun
+            candidates[eps].offer(result.x_adv)
+            correct = judge.margins(result.x_adv, entry.name, eps)[rule] > 0
+            table.add(entry.name if main else f"{entry.name}@{eps:g}", correct)
+            rows.append(_row(entry, eps, rule if randomised else "deterministic", correct, result, seconds))
+            if main:
+                findings.correct[entry.name], findings.kinds[entry.name] = correct, entry.kind
+            if entry.name == "pgd-ce":
+                findings.by_radius[eps] = correct
+            advance(len(rows), f"{entry.name} at eps {eps:g}")
+
+    points = [CurvePoint(eps=0.0, robust=_rate(clean))]
+    for smaller, eps in zip([None, *radii], radii, strict=False):
+        if smaller is not None:
+            # What broke a sample inside a small set is also in every larger one.
+            candidates[eps].merge(candidates[smaller])
+        points.append(CurvePoint(eps=eps, robust=_rate(candidates[eps].correct(rule))))
+    worst = candidates[within.size]
+    findings.worst = worst.correct(rule)
+    table.add("worst", findings.worst)
+    if randomised:
+        sweep_draws(findings)
+        for draws, survived in findings.sweep.items():
+            table.add(f"pgd-ce-draws-{draws}", survived)
+    evaluation = Evaluation(
+        suite=suite_name,
+        dataset=dataset,
+        split=split,
+        samples=len(x),
+        threat=within.describe(),
+        eps=within.size,
+        seed=seed,
+        randomised=randomised,
+        rule=rule if randomised else "deterministic",
+        classes=[str(name) for name in classes],
+        clean=_rate(clean),
+        worst=_rate(findings.worst),
+        attacks=sorted(rows, key=lambda row: row.eps != within.size),
+        curve=points,
+        flags=diagnose(findings),
+        stochastic=stochastic_section(findings, worst) if randomised else None,
+        pictures=pictures(judge, rule, x, worst.best[rule]),
+        seconds=time.monotonic() - started,
+    )
+    return evaluation, table
+
+
+def steps_of(suite_name: str, model: nn.Module, curve: Sequence[float], within: ThreatSet) -> int:
+    """Return how many attacks :func:`evaluate` will run, for a progress bar."""
+    chosen = suite(suite_name)
+    entries = chosen.randomised if is_random(model) else chosen.entries
+    further = {float(eps) for eps in curve if eps > 0} - {within.size}
+    return len(entries) + len(further) * sum(entry.curve for entry in entries)
+
+
+def _look(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> tuple[int, bool]:
+    with undisturbed(model, seed), torch.no_grad():
+        logits = model(x[:2])
+        check_logits(logits, len(x[:2]))
+        check_labels(y, len(x), logits.shape[1])
+        if not torch.isfinite(logits).all():
+            raise InputError("the model's logits are NaN or infinite on the first inputs; its weights are damaged.")
+        return logits.shape[1], is_random(model) or not torch.equal(logits, model(x[:2]))
+
+
+def _rate(correct: Tensor) -> Rate:
+    return Rate.of(int(correct.sum()), len(correct))
+
+
+def _row(entry: Entry, eps: float, rule: str, correct: Tensor, result: AttackResult, seconds: float) -> AttackRow:
+    return AttackRow(
+        name=entry.name,
+        kind=entry.kind,
+        eps=eps,
+        rule=rule,
+        eot=entry.options.get("eot", 1),
+        robust=_rate(correct),
+        forwards=float(result.cost.forwards.float().mean()),
+        backwards=float(result.cost.backwards.float().mean()),
+        seconds=round(seconds, 3),
+        options={"attack": entry.attack, **entry.options},
+    )

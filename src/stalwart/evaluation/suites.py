@@ -1,0 +1,117 @@
+"""Suites: which attacks judge a model together. The worst case over a suite is what is reported as robust accuracy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from stalwart.attacks import Attack
+from stalwart.attacks.table import ATTACKS
+from stalwart.core.registry import build, lookup
+
+Kind = Literal["noise", "white-box", "transfer"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One attack of a suite.
+
+    Attributes:
+        name: how the report calls it.
+        attack: registered name.
+        options: hyper-parameters.
+        kind: random noise is a control, a transfer attack a check on the white-box ones.
+        curve: whether it also runs at every radius of the accuracy curve.
+    """
+
+    name: str
+    attack: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    kind: Kind = "white-box"
+    curve: bool = False
+
+    def build(self) -> Attack:
+        """Return the attack itself."""
+        found: Attack = build("attack", ATTACKS, self.attack, self.options)
+        return found
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Attacks that are run together: ``entries`` on a deterministic model, ``randomised`` on one whose answers vary.
+
+    The diagnostics read some entries by name: "noise", "fgsm", "pgd-ce" (the reference), "pgd-ce-long" (more steps), and
+    every entry of kind "transfer".
+    """
+
+    name: str
+    entries: tuple[Entry, ...]
+    randomised: tuple[Entry, ...]
+
+
+def _pgd(loss: str, steps: int, **more: Any) -> dict[str, Any]:
+    return {"loss": loss, "steps": steps, **more}
+
+
+def _noise_off(loss: str, steps: int, curve: bool = False, **more: Any) -> Entry:
+    options = {"attack": "pgd", "options": _pgd(loss, steps, **more)}
+    return Entry(f"noise-off-{loss}", "transfer", options, "transfer", curve)
+
+
+_CONTROLS = (Entry("noise", "noise", {}, "noise"), Entry("fgsm", "fgsm"))
+
+_STOCHASTIC = (
+    *_CONTROLS,
+    Entry("pgd-ce-1draw", "pgd", _pgd("ce", 10)),
+    Entry("pgd-ce", "pgd", _pgd("ce", 20, eot=20), curve=True),
+    Entry("pgd-ce-long", "pgd", _pgd("ce", 100, eot=20)),
+    Entry("pgd-margin", "pgd", _pgd("margin", 20, eot=20), curve=True),
+    _noise_off("ce", 20),
+    _noise_off("margin", 100, curve=True, restarts=2),
+    _noise_off("dlr", 50),
+)
+
+QUICK = Suite(
+    "quick",
+    (
+        *_CONTROLS,
+        Entry("pgd-ce", "pgd", _pgd("ce", 20), curve=True),
+        Entry("pgd-margin", "pgd", _pgd("margin", 20), curve=True),
+    ),
+    (
+        *_CONTROLS,
+        Entry("pgd-ce", "pgd", _pgd("ce", 20, eot=20), curve=True),
+        Entry("pgd-margin", "pgd", _pgd("margin", 20, eot=20), curve=True),
+        _noise_off("margin", 20, curve=True),
+    ),
+)
+
+STANDARD = Suite(
+    "standard",
+    (
+        *_CONTROLS,
+        Entry("pgd-ce", "pgd", _pgd("ce", 20), curve=True),
+        Entry("pgd-ce-long", "pgd", _pgd("ce", 100)),
+        Entry("pgd-margin", "pgd", _pgd("margin", 100, restarts=2), curve=True),
+        Entry("pgd-dlr", "pgd", _pgd("dlr", 50)),
+        Entry("pgd-targeted", "pgd", _pgd("targeted-margin", 30, restarts=5)),
+    ),
+    _STOCHASTIC,
+)
+
+STOCHASTIC = Suite("stochastic", _STOCHASTIC, _STOCHASTIC)
+
+SUITES: dict[str, str] = {
+    "quick": "stalwart.evaluation.suites:QUICK",
+    "standard": "stalwart.evaluation.suites:STANDARD",
+    "stochastic": "stalwart.evaluation.suites:STOCHASTIC",
+}
+
+
+def suite(name: str) -> Suite:
+    """Return the suite of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found: Suite = lookup("suite", SUITES, name)
+    return found

@@ -1,0 +1,209 @@
+"""Runs: a folder that holds a recipe, its weights and its results, and the steps that fill it."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stalwart.core.errors import FileError, UsageError
+from stalwart.core.files import read_bytes, require_writable, write_text
+from stalwart.core.progress import progress
+from stalwart.core.registry import build, lookup
+from stalwart.core.tensors import load_weights
+from stalwart.data import Data, epoch_batches
+from stalwart.data import load as load_data
+from stalwart.evaluation import Samples, evaluate, steps_of
+from stalwart.models import build_model
+from stalwart.objectives.table import OBJECTIVES
+from stalwart.recipes.load import dump_recipe, parse_recipe
+from stalwart.recipes.schema import EvaluationSection, Recipe
+from stalwart.report import Report, RunReport, environment
+from stalwart.sets.table import SETS
+from stalwart.stochastic.table import NOISES, Noise
+from stalwart.training import Fit, ranks
+from stalwart.training.checkpoint import path_of
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where data comes from: a folder of the user's own, and whether the publisher may be asked."""
+
+    data_dir: Path | None = None
+    download: bool = True
+
+    def load(self, recipe: Recipe) -> Data:
+        """Load the recipe's data."""
+        return load_data(
+            recipe.data.name, recipe.data.options, recipe.seed, self.data_dir, self.download, progress=True
+        )
+
+
+def make_model(recipe: Recipe, data: Data) -> nn.Module:
+    """Build the recipe's model, freshly initialised from its seed."""
+    section = recipe.model
+    kind: Noise = build("noise", NOISES, section.noise.name, section.noise.options) if section.noise else Noise()
+    classes = len(data.classes)
+    model = build_model(
+        section.name, data.shape, classes, section.options, kind.head, section.mean, section.std, recipe.seed
+    )
+    return kind.apply(model)
+
+
+def train(recipe: Recipe, out: Path, source: Source, resume: bool = False, device: str | None = None) -> nn.Module:
+    """Train the recipe's model into the folder ``out`` and return it with the selected weights.
+
+    Raises:
+        UsageError: ``out`` holds another run, or one to be resumed without ``resume``.
+        FileError, InputError, TrainingError: as the parts raise them.
+    """
+    text = dump_recipe(recipe)
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    with ranks(device) as own:
+        if own.first:
+            _claim(out, text, resume)
+        data = source.load(recipe)
+        model = make_model(recipe, data).to(own.device)
+        objective = build("objective", OBJECTIVES, recipe.objective.name, recipe.objective.options)
+        objective.penalty(model)  # refuses a model the objective cannot train, before any work
+        size = len(data.train) if recipe.training.limit is None else min(recipe.training.limit, len(data.train))
+        batches = len(epoch_batches(size, recipe.training.batch_size, recipe.seed, 0, own.rank, own.world))
+        with progress(f"training {recipe.name}", batches, own.first) as advance:
+            fit = Fit(
+                model,
+                objective,
+                data,
+                recipe.training,
+                out,
+                recipe.seed,
+                recipe.augment,
+                own,
+                fingerprint,
+                advance,
+                _print_epoch if own.first else _say_nothing,
+            )
+            ended = fit.run(resume)
+        if own.first and ended.stopped:
+            print(f"stopped early: {ended.stopped}", flush=True)
+    return model
+
+
+def load_run(folder: Path, source: Source, device: str = "cpu") -> tuple[Recipe, nn.Module, Data]:
+    """Return a finished run's recipe, its model with the selected weights, and its data.
+
+    Raises:
+        FileError: the folder holds no finished run, or one of its files is damaged.
+    """
+    recipe = read_recipe(folder)
+    weights = folder / "model.safetensors"
+    if not weights.exists():
+        raise FileError(
+            f"{folder} has no model.safetensors: its training has not finished. Go on with "
+            f"`stalwart train {folder / 'recipe.yaml'} --out {folder} --resume`."
+        )
+    data = source.load(recipe)
+    model = make_model(recipe, data)
+    load_weights(model, weights, "model")
+    return recipe, model.to(device).eval(), data
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """Return the recipe of a run folder."""
+    path = folder / "recipe.yaml"
+    if not path.exists():
+        raise FileError(f"{folder} is not a run: it has no recipe.yaml. Name a folder that `stalwart train` wrote.")
+    import yaml
+
+    try:
+        return parse_recipe(yaml.safe_load(read_bytes(path, "recipe")), str(path))
+    except yaml.YAMLError as problem:
+        raise FileError(f"recipe {path} is not valid YAML: {' '.join(str(problem).split())}") from None
+
+
+def evaluate_model(
+    name: str,
+    model: nn.Module,
+    data: Data,
+    section: EvaluationSection,
+    seed: int,
+    out: Path,
+    recipe: dict[str, Any] | None = None,
+    training: list[dict[str, Any]] | None = None,
+    device: str = "cpu",
+) -> Report:
+    """Evaluate a model on the test part and write ``report.json``, ``index.html`` and ``samples.csv`` to ``out``."""
+    require_writable(out)
+    test = data.test if section.samples is None else data.test.take(section.samples)
+    if not len(test):
+        raise UsageError(f"dataset '{data.name}' has no test samples to evaluate on; give it a test part.")
+    x, y = test.to(device).batch(slice(None))
+    within = lookup("threat set", SETS, section.norm)(section.eps)
+    total = steps_of(section.suite, model, section.curve, within)
+    with progress(f"evaluating {name}", total) as advance:
+        evaluation, samples = evaluate(
+            model.to(device),
+            x,
+            y,
+            within,
+            section.suite,
+            seed,
+            section.rule,
+            section.curve,
+            data.name,
+            "test",
+            data.classes,
+            advance,
+        )
+    run = RunReport(name=name, evaluation=evaluation, training=training or [], recipe=recipe, environment=environment())
+    report = Report(runs=[run], title=f"Robustness of {name}")
+    return save_report(report, samples, out)
+
+
+def save_report(report: Report, samples: Samples, out: Path) -> Report:
+    """Write the report and the per-sample table."""
+    write_text(out / "samples.csv", samples.csv())
+    report.save(out)
+    return report
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's ``metrics.jsonl``; none if it has none.
+
+    Raises:
+        FileError: a line is not JSON.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in read_bytes(path, "metrics").decode().splitlines()]
+    except ValueError as problem:
+        raise FileError(f"metrics {path} are damaged ({problem}); delete the file or restore it.") from None
+
+
+def _claim(out: Path, recipe: str, resume: bool) -> None:
+    require_writable(out)
+    path = out / "recipe.yaml"
+    if path.exists():
+        if read_bytes(path, "recipe").decode(errors="replace") != recipe:
+            raise UsageError(f"{out} holds a run of another recipe; choose another --out, or use its own recipe.yaml.")
+        if not resume:
+            done = "a finished" if (out / "model.safetensors").exists() else "an unfinished"
+            raise UsageError(f"{out} holds {done} run of this recipe; add --resume to go on, or choose another --out.")
+    elif resume and path_of(out).exists():
+        raise FileError(f"{out} has a checkpoint but no recipe.yaml; restore it or choose another --out.")
+    write_text(path, recipe)
+
+
+def _print_epoch(metrics: dict[str, Any]) -> None:
+    parts = [f"epoch {metrics['epoch']}", f"loss {metrics['train_loss']:.4f}", f"train {metrics['train_accuracy']:.3f}"]
+    parts.append(f"validation {metrics['validation_accuracy']:.3f}")
+    if "validation_robust_accuracy" in metrics:
+        parts.append(f"robust {metrics['validation_robust_accuracy']:.3f}")
+    print("  ".join([*parts, f"{metrics['seconds']:.1f} s"]), flush=True)
+
+
+def _say_nothing(metrics: dict[str, Any]) -> None:
+    return None

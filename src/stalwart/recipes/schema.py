@@ -1,0 +1,94 @@
+"""What a recipe says: data, model, objective, training and evaluation of one run, complete with its seed."""
+
+from typing import Any, Literal
+
+import pydantic
+
+from stalwart.attacks.table import ATTACKS
+from stalwart.core.numbers import Number
+from stalwart.core.registry import build, lookup
+from stalwart.data import Augment
+from stalwart.data.table import DATASETS
+from stalwart.evaluation.suites import SUITES
+from stalwart.models.table import MODELS
+from stalwart.objectives.table import OBJECTIVES
+from stalwart.stochastic.table import NOISES
+from stalwart.training import Training
+from stalwart.training.config import Settings
+
+
+class Choice(pydantic.BaseModel):
+    """A registered name with its hyper-parameters written beside it: ``{name: pgd-at, eps: 8/255}``."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The hyper-parameters."""
+        return dict(self.model_extra or {})
+
+
+class DataSection(Choice):
+    """Which data, and how training batches are augmented."""
+
+    augment: dict[str, Any] = {}
+
+
+class ModelSection(Choice):
+    """Which architecture, its normalisation (layer 0) and its noise."""
+
+    mean: list[Number] | None = None
+    std: list[Number] | None = None
+    noise: Choice | None = None
+
+
+class EvaluationSection(Settings):
+    """What the run is judged by.
+
+    Attributes:
+        samples: the first so many test inputs, or all.
+        rule: decision rule of a randomised model for the headline numbers.
+        curve: further radii for the accuracy curve.
+    """
+
+    suite: str = "standard"
+    norm: Literal["linf", "l2"] = "linf"
+    eps: Number = pydantic.Field(8 / 255, ge=0)
+    samples: int | None = pydantic.Field(1000, ge=1)
+    rule: Literal["single", "mean-softmax", "mean-network"] = "single"
+    curve: tuple[Number, ...] = ()
+
+
+class Recipe(Settings):
+    """One run, complete. Whoever has the recipe and the data can repeat it."""
+
+    name: str = pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+    description: str = ""
+    seed: int = pydantic.Field(0, ge=0)
+    data: DataSection
+    model: ModelSection
+    objective: Choice = Choice(name="natural")
+    training: Training = Training()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @pydantic.model_validator(mode="after")
+    def _buildable(self) -> "Recipe":
+        # Every name and option is checked here, before any long work starts.
+        build("dataset", DATASETS, self.data.name, self.data.options)
+        build("model", MODELS, self.model.name, self.model.options)
+        build("objective", OBJECTIVES, self.objective.name, self.objective.options)
+        _ = self.augment
+        if self.model.noise is not None:
+            build("noise", NOISES, self.model.noise.name, self.model.noise.options)
+        if self.training.validation is not None:
+            build("attack", ATTACKS, self.training.validation.attack, self.training.validation.options)
+        lookup("suite", SUITES, self.evaluation.suite)
+        return self
+
+    @property
+    def augment(self) -> Augment:
+        """The augmentation of training batches."""
+        found: Augment = build("option of", {"augment": "stalwart.data.augment:Augment"}, "augment", self.data.augment)
+        return found
