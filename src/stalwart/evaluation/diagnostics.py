@@ -17,6 +17,7 @@ from stalwart.evaluation.results import Flag
 from stalwart.stochastic import noise
 
 _POINTS = 0.02
+_STEPS_GAP = 0.05
 _LOSS_GAP = 0.08
 _ZERO_SHARE = 0.05
 _CHANCE_SLACK = 0.05
@@ -113,10 +114,10 @@ def more_steps_help(f: Findings) -> Flag | None:
     return Flag(
         code="steps",
         title="More steps change the result",
-        fired=sure and difference > _POINTS,
+        fired=sure and difference > _STEPS_GAP,
         explanation="PGD has not converged after 20 steps, so results with few steps are too kind to the model.",
         evidence=f"20 steps leave {f.correct['pgd-ce'].float().mean():.1%}, 100 steps "
-        f"{f.correct['pgd-ce-long'].float().mean():.1%}; the limit is {100 * _POINTS:.0f} points.",
+        f"{f.correct['pgd-ce-long'].float().mean():.1%}; the limit is {100 * _STEPS_GAP:.0f} points.",
     )
 
 
@@ -125,10 +126,7 @@ def not_monotone(f: Findings) -> Flag | None:
     radii = sorted(f.by_radius)
     if len(radii) < 2:
         return None
-    rises = [
-        (small, large, *gap(f.by_radius[large], f.by_radius[small]))
-        for small, large in itertools.pairwise(radii)
-    ]
+    rises = [(small, large, *gap(f.by_radius[large], f.by_radius[small])) for small, large in itertools.pairwise(radii)]
     small, large, rise, _ = max(rises, key=lambda entry: entry[2])
     return Flag(
         code="not-monotone",

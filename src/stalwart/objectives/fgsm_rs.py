@@ -51,7 +51,7 @@ class FGSMRS(Adversarial):
         return F.cross_entropy(logits, y), logits
 
     def watch(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> float:
-        """Return accuracy under PGD-5 with step eps / 4 (2/255 at eps 8/255) on one training batch."""
+        """Return accuracy under PGD-5 with step eps / 4 (2/255 at eps 8/255) on training samples x [B, ...]."""
         start = self.within.sample(x, moment.generator(x, "watch"))
         x_adv = self.climb_cross_entropy(model, x, y, start, self.watch_steps, self.eps / 4)
         with evaluating(model), torch.no_grad():

@@ -11,8 +11,9 @@ import yaml
 
 from stalwart.core.errors import FileError, StalwartError, UsageError
 from stalwart.core.files import read_bytes
-from stalwart.core.registry import suggest
-from stalwart.recipes.schema import Recipe
+from stalwart.core.registry import lookup, suggest
+from stalwart.evaluation.suites import SUITES
+from stalwart.recipes.schema import EvaluationSection, Recipe
 
 
 def shipped() -> dict[str, str]:
@@ -48,6 +49,16 @@ def parse_recipe(values: Any, source: str) -> Recipe:
         raise UsageError(f"recipe {source}: {_readable(problem)}") from None
     except StalwartError as problem:
         raise UsageError(f"recipe {source}: {problem}") from None
+
+
+def parse_evaluation(values: dict[str, Any]) -> EvaluationSection:
+    """Check the options of an evaluation, as the command line gives them."""
+    try:
+        section = EvaluationSection(**values)
+    except pydantic.ValidationError as problem:
+        raise UsageError(f"evaluation: {_readable(problem)}") from None
+    lookup("suite", SUITES, section.suite)
+    return section
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -1,11 +1,14 @@
 """Runs: a folder that holds a recipe, its weights and its results, and the steps that fill it."""
 
 import hashlib
+import importlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from stalwart.core.errors import FileError, UsageError
@@ -61,7 +64,7 @@ def train(recipe: Recipe, out: Path, source: Source, resume: bool = False, devic
     """
     text = dump_recipe(recipe)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    with ranks(device) as own:
+    with ranks(pick_device(device)) as own:
         if own.first:
             _claim(out, text, resume)
         data = source.load(recipe)
@@ -107,6 +110,45 @@ def load_run(folder: Path, source: Source, device: str = "cpu") -> tuple[Recipe,
     model = make_model(recipe, data)
     load_weights(model, weights, "model")
     return recipe, model.to(device).eval(), data
+
+
+def foreign_model(path: str, weights: Path | None) -> nn.Module:
+    """Import ``pkg.module:factory``, call it without arguments and load its weights.
+
+    Raises:
+        UsageError: there is no such module or factory, or it does not return an ``nn.Module``.
+        FileError: the weights are damaged or do not fit.
+    """
+    name, colon, attribute = path.partition(":")
+    if not colon or not name or not attribute:
+        raise UsageError(f"--model '{path}' must read pkg.module:factory.")
+    # As `python -m` does, so that a module in the current folder is found.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(name), attribute)
+    except (ImportError, AttributeError) as problem:
+        raise UsageError(f"--model '{path}': {problem}. Name an importable module and a factory in it.") from None
+    model = factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"--model '{path}' gave a {type(model).__name__}; it must give a torch.nn.Module.")
+    if weights is not None:
+        load_weights(model, weights)
+    return model.eval()
+
+
+def pick_device(name: str | None) -> str:
+    """Return the named device, or a GPU where there is one.
+
+    Raises:
+        UsageError: torch knows no such device, or it is not there.
+    """
+    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as problem:
+        raise UsageError(f"device '{chosen}' cannot be used: {str(problem).splitlines()[0]}") from None
+    return chosen
 
 
 def read_recipe(folder: Path) -> Recipe:

@@ -34,6 +34,7 @@ from stalwart.training.schedules import factor
 from stalwart.training.validation import validate
 
 Report = Callable[[dict[str, Any]], None]
+_WATCHED = 512
 
 
 @dataclass
@@ -121,7 +122,7 @@ class Fit:
                 self._save()
             self.advance(now.batch, f"epoch {now.epoch + 1}/{self.config.epochs}")
         now.seconds = time.monotonic() - started
-        self._finish_epoch(batches[0])
+        self._finish_epoch()
 
     def _step(self, index: Tensor, moment: float) -> None:
         now, device = self.progress, self.ranks.device
@@ -158,7 +159,7 @@ class Fit:
         now.batch += 1
         now.step += 1
 
-    def _finish_epoch(self, first: Tensor) -> None:
+    def _finish_epoch(self) -> None:
         now = self.progress
         found = validate(self.candidate, self.validation, self.config.validation, derive(self.seed, "validation"))
         names = list(found)
@@ -172,7 +173,7 @@ class Fit:
             "train_accuracy": now.correct / now.seen,
             **found,
         }
-        fell = self._watch(first, metrics)
+        fell = self._watch(metrics)
         if not fell:
             self._select(metrics)
         now.history.append(metrics)
@@ -187,7 +188,7 @@ class Fit:
             self.progress.best, self.progress.best_epoch = (score if key else 0.0), metrics["epoch"]
             self.best = {name: tensor.detach().clone() for name, tensor in self.candidate.state_dict().items()}
 
-    def _watch(self, first: Tensor, metrics: dict[str, Any]) -> bool:
+    def _watch(self, metrics: dict[str, Any]) -> bool:
         """Measure the objective's watch, if it has one; on a fall, go back to the weights before it and stop.
 
         The selected weights stay what they are: they come from an epoch before the fall.
@@ -196,7 +197,8 @@ class Fit:
         if watch is None:
             return False
         now = self.progress
-        x, y = self.train.batch(first)
+        # The same samples every epoch: a fresh small batch would fluctuate by as much as the fall it looks for.
+        x, y = self.train.batch(slice(0, _WATCHED))
         (accuracy,) = self.ranks.agree([watch(self.model, x, y, Moment(derive(self.seed, "watch"), now.epoch))])
         metrics["watched_accuracy"] = accuracy
         if now.watched is not None and now.watched - accuracy > self.objective.fall:  # type: ignore[attr-defined]

@@ -1,0 +1,34 @@
+"""The demo: one small model of each family on scikit-learn's digits, trained, attacked and compared."""
+
+from pathlib import Path
+
+from stalwart.core.files import require_writable
+from stalwart.recipes import load_recipe, runs
+from stalwart.report import Report
+
+RECIPES = (
+    "digits-natural",
+    "digits-gaussian",
+    "digits-wca",
+    "digits-fgsm-rs",
+    "digits-pgd-at",
+    "digits-trades",
+)
+
+
+def tell(out: Path) -> Report:
+    """Train, evaluate and compare the demo's models below ``out``; runs that are already there are reused."""
+    require_writable(out)
+    source = runs.Source(download=False)
+    for name in RECIPES:
+        folder, recipe = out / name, load_recipe(name)
+        if not (folder / "report.json").exists():
+            print(f"\n{name}: {recipe.description}", flush=True)
+            runs.train(recipe, folder, source, resume=(folder / "recipe.yaml").exists(), device="cpu")
+            recipe, model, data = runs.load_run(folder, source)
+            full = recipe.model_dump(mode="json")
+            runs.evaluate_model(name, model, data, recipe.evaluation, 0, folder, full, runs.metrics_of(folder))
+    print()
+    combined = Report.combine([Report.load(out / name) for name in RECIPES], "Robustness on digits")
+    combined.save(out)
+    return combined

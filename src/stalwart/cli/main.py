@@ -1,0 +1,201 @@
+"""The command line: parse, call, print."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stalwart.cli.memory import keep_memory
+from stalwart.core.errors import StalwartError, UsageError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train robust networks, attack them honestly, read the result on one page.",
+)
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder with the datasets' published files.")]
+NoDownload = Annotated[bool, typer.Option("--no-download", help="Never ask the publisher for missing data.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output folder.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as training.epochs=5 seed=1.")]
+
+
+@app.callback()
+def settings(
+    system_malloc: Annotated[
+        bool, typer.Option("--system-malloc", help="Leave the C library's memory allocator as it is.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads for torch.")] = None,
+) -> None:
+    """Settings of the process."""
+    if not system_malloc:
+        keep_memory()
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (see `stalwart list recipes`) or a YAML file.")],
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    device: Device = None,
+    data_dir: DataDir = None,
+    no_download: NoDownload = False,
+) -> None:
+    """Train one run from a recipe."""
+    from stalwart.recipes import load_recipe
+    from stalwart.recipes.runs import Source
+    from stalwart.recipes.runs import train as train_run
+
+    chosen = load_recipe(recipe, overrides or [])
+    folder = out or Path("runs") / chosen.name
+    train_run(chosen, folder, Source(data_dir, not no_download), resume, device)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"trained {chosen.name}: {folder / 'model.safetensors'}\nnext: stalwart evaluate {folder}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(help="A run folder; leave it out with --model.")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", help="quick, standard or stochastic.")] = None,
+    eps: Annotated[str | None, typer.Option("--eps", help="Radius, such as 0.1 or 8/255.")] = None,
+    norm: Annotated[str | None, typer.Option("--norm", help="linf or l2.")] = None,
+    curve: Annotated[str | None, typer.Option("--curve", help="Further radii, such as 2/255,4/255.")] = None,
+    samples: Annotated[int | None, typer.Option("--samples", min=1, help="The first so many test inputs.")] = None,
+    rule: Annotated[str | None, typer.Option("--rule", help="single, mean-softmax or mean-network.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="A foreign model: pkg.module:factory.")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Its weights, a safetensors file.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Data for a foreign model.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    out: Out = None,
+    device: Device = None,
+    data_dir: DataDir = None,
+    no_download: NoDownload = False,
+) -> None:
+    """Attack a trained run or a foreign model, and write its report."""
+    from stalwart.recipes import runs
+    from stalwart.recipes.load import parse_evaluation
+
+    source = runs.Source(data_dir, not no_download)
+    changes = {
+        "suite": suite,
+        "eps": eps,
+        "norm": norm,
+        "curve": curve.split(",") if curve else None,
+        "samples": samples,
+        "rule": rule,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    if (run is None) == (model is None):
+        raise UsageError("name a run folder, or a foreign model with --model pkg.module:factory; one of the two.")
+    if run is not None:
+        if weights or dataset:
+            raise UsageError("--weights and --dataset belong to --model; a run has its own.")
+        runs.read_recipe(run)
+        runs.require_writable(out or run)
+        recipe, network, data = runs.load_run(run, source)
+        section = parse_evaluation(recipe.evaluation.model_dump() | changes)
+        full = recipe.model_copy(update={"evaluation": section}).model_dump(mode="json")
+        folder = out or run
+        report = runs.evaluate_model(
+            recipe.name, network, data, section, seed, folder, full, runs.metrics_of(run), runs.pick_device(device)
+        )
+    else:
+        assert model is not None
+        if dataset is None:
+            raise UsageError("a foreign model needs --dataset, such as --dataset cifar10.")
+        folder = out or Path("runs") / model.replace(":", "-")
+        runs.require_writable(folder)
+        section = parse_evaluation(changes)
+        network = runs.foreign_model(model, weights)
+        data = runs.load_data(dataset, {}, 0, data_dir, not no_download, True)
+        report = runs.evaluate_model(model, network, data, section, seed, folder, device=runs.pick_device(device))
+    _summary(report)
+    print(f"report: {folder / 'index.html'}")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Evaluated runs.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("report"),
+    title: Annotated[str, typer.Option("--title")] = "Robustness report",
+) -> None:
+    """Place evaluated runs side by side on one page."""
+    from stalwart.core.errors import FileError
+    from stalwart.report import Report
+
+    for folder in folders:
+        if folder.is_dir() and not (folder / "report.json").exists():
+            raise FileError(f"{folder} has no report.json; run `stalwart evaluate {folder}` first.")
+    combined = Report.combine([Report.load(folder) for folder in folders], title)
+    combined.save(out)
+    _summary(combined)
+    print(f"report: {out / 'index.html'}")
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        str, typer.Argument(help="recipes, attacks, objectives, models, noises, datasets or suites.")
+    ] = "all",
+) -> None:
+    """Show what there is, with every option and its default."""
+    from stalwart.cli.listing import listing
+
+    print(listing(what))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("demo"),
+) -> None:
+    """Tell the whole story on embedded data in minutes: train one small model of each family, attack all, report."""
+    from stalwart.cli.demo import tell
+
+    combined = tell(out)
+    _summary(combined)
+    print(f"report: {(out / 'index.html').resolve()}")
+
+
+def _summary(found: "Report") -> None:  # type: ignore[name-defined]  # noqa: F821
+    width = max(len(run.name) for run in found.runs)
+    for run in found.runs:
+        e = run.evaluation
+        fired = [flag.code for flag in e.flags if flag.fired]
+        note = f"  masked: {', '.join(fired)}" if fired else ""
+        print(
+            f"{run.name:<{width}}  clean {e.clean.value:6.1%}  worst {e.worst.value:6.1%} "
+            f"[{e.worst.low:.1%}, {e.worst.high:.1%}] at {e.threat}, n={e.samples}{note}"
+        )
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run the command line; deliberate errors become one message and an exit code, never a traceback."""
+    try:
+        app(args=arguments, standalone_mode=True)
+    except StalwartError as problem:
+        _fail(str(problem), problem.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _fail("interrupted; a training run goes on with --resume.", 130)
+    except MemoryError:
+        _fail("out of memory; use a smaller training.batch_size or fewer --samples.", 1)
+    except Exception as problem:
+        if os.environ.get("STALWART_DEBUG"):
+            raise
+        _fail(f"{type(problem).__name__}: {problem} (set STALWART_DEBUG=1 for the traceback)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
