@@ -28,10 +28,9 @@ class Oracle:
     """
 
     def __init__(self, model: nn.Module, x: Tensor, eot: int = 1, average: Average = "loss") -> None:
-        self.model, self.eot, self.average = model, eot, average
+        self.model, self.average = model, average
         self.forwards = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.backwards = torch.zeros_like(self.forwards)
-        self._passes = 1 if eot == 1 or getattr(model, "cheap_draws", False) else eot
         with torch.no_grad():
             probe = x[:2].clone()
             first = model(probe)
@@ -43,6 +42,9 @@ class Oracle:
             self.randomised = noisy or not torch.equal(first, model(probe))
             self.channels_last = prefers_channels_last(model, probe)
         self.forwards[:2] += 1 + (not noisy) + self.channels_last
+        # Draws of a deterministic model are all alike: one is enough.
+        self.eot = eot if self.randomised else 1
+        self._passes = 1 if getattr(model, "cheap_draws", False) else self.eot
 
     def arrange(self, x: Tensor) -> Tensor:
         """Return x in the memory layout that this model runs fastest in; values are unchanged."""

@@ -1,6 +1,5 @@
 """What ``stalwart list`` prints: every registered name with its first line of documentation and its options."""
 
-import dataclasses
 from collections.abc import Mapping
 
 from stalwart.attacks.table import ATTACKS
@@ -40,7 +39,7 @@ def listing(what: str) -> str:
     lines = {}
     for name in sorted(TABLES[what]):
         record = lookup(what, TABLES[what], name)
-        options = options_of(record) if dataclasses.is_dataclass(record) else {}
+        options = options_of(record)
         shown = ", ".join(f"{key}" if value is ... else f"{key}={value!r}" for key, value in options.items())
         lines[name] = f"{(record.__doc__ or '').strip().splitlines()[0]}" + (f"\n{{indent}}  {shown}" if shown else "")
     return _columns(lines)

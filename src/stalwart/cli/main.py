@@ -3,12 +3,15 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stalwart.cli.memory import keep_memory
 from stalwart.core.errors import StalwartError, UsageError
+
+if TYPE_CHECKING:
+    from stalwart.report import Report
 
 app = typer.Typer(
     add_completion=False,
@@ -165,7 +168,7 @@ def demo(
     print(f"report: {(out / 'index.html').resolve()}")
 
 
-def _summary(found: "Report") -> None:  # type: ignore[name-defined]  # noqa: F821
+def _summary(found: "Report") -> None:
     width = max(len(run.name) for run in found.runs)
     for run in found.runs:
         e = run.evaluation

@@ -31,7 +31,7 @@ def pictures(judge: Judge, rule: Rule, x: Tensor, x_adv: Tensor) -> list[Picture
             label=int(judge.y[i]),
             clean_prediction=int(before[i]),
             adversarial_prediction=int(after[i]),
-            shape=tuple(x.shape[1:]),
+            shape=(x.shape[1], x.shape[2], x.shape[3]),
             clean=Picture.pack(_bytes(x[i])),
             adversarial=Picture.pack(_bytes(x_adv[i])),
         )

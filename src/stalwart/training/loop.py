@@ -216,8 +216,8 @@ class Fit:
         with torch.no_grad():
             for own, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 own.lerp_(new.detach(), 1 - decay)
-            for own, new in zip(self.average.buffers(), self.model.buffers(), strict=True):
-                own.copy_(new)
+            for kept, fresh in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                kept.copy_(fresh)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.config.amp and self.ranks.device.type == "cuda":
