@@ -1,7 +1,10 @@
 """stalwart: train robust networks, attack them honestly, read the result on one page."""
 
+from stalwart import stochastic
 from stalwart.attacks import attack
+from stalwart.core.errors import StalwartError
+from stalwart.report import Report, evaluate
 from stalwart.sets import L0, L2, Linf
 
 __version__ = "0.1.0"
-__all__ = ["L0", "L2", "Linf", "__version__", "attack"]
+__all__ = ["L0", "L2", "Linf", "Report", "StalwartError", "__version__", "attack", "evaluate", "stochastic"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stalwart.attacks.base import Attack
 from stalwart.attacks.guard import undisturbed
 from stalwart.attacks.oracle import Oracle
+from stalwart.core.errors import InputError
 from stalwart.core.registry import build
 from stalwart.sets import ThreatSet
 from stalwart.stochastic import noise
@@ -58,6 +59,11 @@ class Transfer(Attack):
         inner: Attack, source: nn.Module, target: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int
     ) -> Tensor:
         view = Oracle(source, x, inner.eot, inner.average)
+        if view.classes != target.classes:
+            raise InputError(
+                f"the transfer's source returns {view.classes} logits but the target {target.classes}; both must know the same "
+                "classes in the same order."
+            )
         x_adv = inner.run(view, x, y, within, seed)
         target.forwards += view.forwards
         target.backwards += view.backwards

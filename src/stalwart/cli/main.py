@@ -13,9 +13,10 @@ from stalwart.core.errors import StalwartError, UsageError
 if TYPE_CHECKING:
     from stalwart.report import Report
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Train robust networks, attack them honestly, read the result on one page.",
 )
@@ -183,17 +184,23 @@ def _summary(found: "Report") -> None:
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line; deliberate errors become one message and an exit code, never a traceback."""
     try:
-        app(args=arguments, standalone_mode=True)
+        # Not standalone, so that wrong options too are reported by one message and not by a drawing.
+        code = app(args=(sys.argv[1:] if arguments is None else arguments) or ["--help"], standalone_mode=False)
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code)
     except StalwartError as problem:
         _fail(str(problem), problem.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
-    except KeyboardInterrupt:
-        _fail("interrupted; a training run goes on with --resume.", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; a training run goes on with --resume.", _INTERRUPTED)
     except MemoryError:
         _fail("out of memory; use a smaller training.batch_size or fewer --samples.", 1)
     except Exception as problem:
+        if hasattr(problem, "format_message"):  # a wrong option; typer's exception classes are not public
+            _fail(f"{problem.format_message().rstrip('.')}. See `stalwart --help`.", 2)
         if os.environ.get("STALWART_DEBUG"):
             raise
         _fail(f"{type(problem).__name__}: {problem} (set STALWART_DEBUG=1 for the traceback)", 1)

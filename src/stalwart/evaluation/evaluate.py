@@ -162,7 +162,10 @@ def steps_of(suite_name: str, model: nn.Module, curve: Sequence[float], within: 
 
 def _look(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> tuple[int, bool]:
     with undisturbed(model, seed), torch.no_grad():
-        logits = model(x[:2])
+        try:
+            logits = model(x[:2])
+        except RuntimeError as problem:
+            raise InputError(f"the model does not run on inputs of shape {list(x.shape)}: {problem}.") from problem
         check_logits(logits, len(x[:2]))
         check_labels(y, len(x), logits.shape[1])
         if not torch.isfinite(logits).all():

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pydantic
-from scipy.stats import binomtest
 
 
 class Record(pydantic.BaseModel):
@@ -27,6 +26,8 @@ class Rate(Record):
     @classmethod
     def of(cls, correct: int, total: int, method: Literal["wilson", "clopper-pearson"] = "wilson") -> "Rate":
         """Compute the interval (Wilson 1927, or the exact one of Clopper and Pearson 1934)."""
+        from scipy.stats import binomtest  # takes longer to import than all the rest
+
         kind: Literal["wilson", "exact"] = "wilson" if method == "wilson" else "exact"
         low, high = binomtest(correct, total).proportion_ci(0.95, method=kind)
         return cls(correct=correct, total=total, value=correct / total, low=float(low), high=float(high), method=method)

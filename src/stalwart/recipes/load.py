@@ -34,6 +34,7 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
         FileError: the file cannot be read or is not YAML.
     """
     values = _read(source)
+    _require_mapping(values, source)
     for override in overrides:
         _apply(values, override)
     return parse_recipe(values, source)
@@ -41,8 +42,7 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def parse_recipe(values: Any, source: str) -> Recipe:
     """Check a recipe's values; ``source`` names it in errors."""
-    if not isinstance(values, dict):
-        raise UsageError(f"recipe {source} must be a YAML mapping with the keys {', '.join(Recipe.model_fields)}.")
+    _require_mapping(values, source)
     try:
         return Recipe(**values)
     except pydantic.ValidationError as problem:
@@ -82,6 +82,11 @@ def _read(source: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as problem:
         raise FileError(f"recipe {name} is not valid YAML: {' '.join(str(problem).split())}") from None
+
+
+def _require_mapping(values: Any, source: str) -> None:
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UsageError(f"recipe {source} must be a YAML mapping with the keys {', '.join(Recipe.model_fields)}.")
 
 
 def _apply(values: Any, override: str) -> None:

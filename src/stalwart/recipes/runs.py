@@ -125,11 +125,17 @@ def foreign_model(path: str, weights: Path | None) -> nn.Module:
     # As `python -m` does, so that a module in the current folder is found.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    # Whatever goes wrong in a stranger's module is the call's fault, not this library's.
     try:
         factory = getattr(importlib.import_module(name), attribute)
-    except (ImportError, AttributeError) as problem:
-        raise UsageError(f"--model '{path}': {problem}. Name an importable module and a factory in it.") from None
-    model = factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except Exception as problem:
+        raise UsageError(f"--model '{path}': {problem}. Name an importable module and a factory in it.") from problem
+    try:
+        model = factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except Exception as problem:
+        raise UsageError(
+            f"--model '{path}': calling it failed: {problem}. Name a factory that needs no arguments."
+        ) from problem
     if not isinstance(model, nn.Module):
         raise UsageError(f"--model '{path}' gave a {type(model).__name__}; it must give a torch.nn.Module.")
     if weights is not None:
@@ -145,7 +151,7 @@ def pick_device(name: str | None) -> str:
     """
     chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=chosen)
+        torch.zeros(1, device=chosen).item()
     except (RuntimeError, AssertionError) as problem:
         raise UsageError(f"device '{chosen}' cannot be used: {str(problem).splitlines()[0]}") from None
     return chosen
@@ -234,8 +240,11 @@ def _claim(out: Path, recipe: str, resume: bool) -> None:
         if not resume:
             done = "a finished" if (out / "model.safetensors").exists() else "an unfinished"
             raise UsageError(f"{out} holds {done} run of this recipe; add --resume to go on, or choose another --out.")
-    elif resume and path_of(out).exists():
-        raise FileError(f"{out} has a checkpoint but no recipe.yaml; restore it or choose another --out.")
+    elif path_of(out).exists() or (out / "model.safetensors").exists():
+        raise FileError(f"{out} has a model or a checkpoint but no recipe.yaml; restore it or choose another --out.")
+    if resume:
+        for leftover in out.rglob(".*.part"):  # what a killed process was writing
+            leftover.unlink(missing_ok=True)
     write_text(path, recipe)
 
 

@@ -1,6 +1,6 @@
 """What a recipe says: data, model, objective, training and evaluation of one run, complete with its seed."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -58,7 +58,7 @@ class EvaluationSection(Settings):
     eps: Number = pydantic.Field(8 / 255, ge=0)
     samples: int | None = pydantic.Field(1000, ge=1)
     rule: Literal["single", "mean-softmax", "mean-network"] = "single"
-    curve: tuple[Number, ...] = ()
+    curve: tuple[Annotated[Number, pydantic.Field(ge=0)], ...] = ()
 
 
 class Recipe(Settings):

@@ -1,6 +1,7 @@
 """Reports: one record of one or many runs, saved as JSON and as one HTML page that works offline."""
 
 from stalwart.report.environment import environment
+from stalwart.report.judged import evaluate
 from stalwart.report.schema import SCHEMA_VERSION, Report, RunReport
 
-__all__ = ["SCHEMA_VERSION", "Report", "RunReport", "environment"]
+__all__ = ["SCHEMA_VERSION", "Report", "RunReport", "environment", "evaluate"]

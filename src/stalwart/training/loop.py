@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stalwart.attacks.guard import undisturbed
 from stalwart.attacks.layout import arrange
 from stalwart.core.errors import TrainingError
 from stalwart.core.files import write_text
-from stalwart.core.random import derive, generator
+from stalwart.core.random import derive, generator, shard
 from stalwart.core.tensors import save_tensors
 from stalwart.data import Augment, Data, epoch_batches
 from stalwart.objectives import Moment, Objective, Trainee
@@ -104,6 +105,7 @@ class Fit:
         self.candidate.load_state_dict(self.best)
         self.model.load_state_dict(self.best)
         if self.ranks.first:
+            self._write_metrics()  # a kill may have come between the last checkpoint and its metrics
             meta = {"epoch": self.progress.best_epoch, "selected_by": self.config.criterion}
             save_tensors(self.folder / "model.safetensors", self.best, meta)
         return self.progress
@@ -150,7 +152,7 @@ class Fit:
         )
         if not math.isfinite(float(sums[0])):
             raise TrainingError(
-                f"the loss became {float(loss)} at step {now.step} (epoch {now.epoch + 1}); lower the learning rate or clip "
+                f"the loss became {float(loss.detach())} at step {now.step} (epoch {now.epoch + 1}); lower the learning rate or clip "
                 "gradients (optimiser.clip). The last checkpoint is kept."
             )
         now.loss, now.correct, now.seen = (
@@ -161,7 +163,8 @@ class Fit:
 
     def _finish_epoch(self) -> None:
         now = self.progress
-        found = validate(self.candidate, self.validation, self.config.validation, derive(self.seed, "validation"))
+        with shard(0, 1):  # every process validates on all samples, so it draws what a single one draws
+            found = validate(self.candidate, self.validation, self.config.validation, derive(self.seed, "validation"))
         names = list(found)
         found = dict(zip(names, self.ranks.agree([found[name] for name in names]), strict=True))
         metrics = {
@@ -199,7 +202,10 @@ class Fit:
         now = self.progress
         # The same samples every epoch: a fresh small batch would fluctuate by as much as the fall it looks for.
         x, y = self.train.batch(slice(0, _WATCHED))
-        (accuracy,) = self.ranks.agree([watch(self.model, x, y, Moment(derive(self.seed, "watch"), now.epoch))])
+        seed = derive(self.seed, "watch")
+        with shard(0, 1), undisturbed(self.model, seed):
+            accuracy = watch(self.model, x, y, Moment(seed, now.epoch))
+        (accuracy,) = self.ranks.agree([accuracy])
         metrics["watched_accuracy"] = accuracy
         if now.watched is not None and now.watched - accuracy > self.objective.fall:  # type: ignore[attr-defined]
             now.stopped = f"catastrophic overfitting: watched accuracy fell from {now.watched:.3f} to {accuracy:.3f}"
@@ -236,6 +242,9 @@ class Fit:
         if self.average is not None:
             parts["average"] = self.average.state_dict()
         checkpoint.save(self.folder, parts, self.progress, self.fingerprint)
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.progress.history)
         write_text(self.folder / "metrics.jsonl", lines)
 
