@@ -24,12 +24,13 @@ def ascend(
 
     ``samples`` [B] says which samples of the oracle's batch these are, so that costs stay with them.
 
-    On a deterministic model a sample leaves the batch as soon as it is misclassified, and the others return their iterate
-    of highest loss. On a randomised model nothing leaves, since one lucky draw proves nothing: the best iterate is
-    kept if its loss was averaged over at least 10 draws, and the last one otherwise.
+    On a deterministic target a sample leaves the batch as soon as it is misclassified, and the others return their iterate
+    of highest loss. On the source of a transfer nothing leaves, so that samples go well beyond its decision boundary. On
+    a randomised model nothing leaves either, since one lucky draw proves nothing: the best iterate is kept if its loss
+    was averaged over at least 10 draws, and the last one otherwise.
 
     Returns:
-        the iterates [B, ...] and whether each was seen misclassified on a deterministic model, [B] bool.
+        the iterates [B, ...] and whether each was seen misclassified by a decisive oracle, [B] bool.
     """
     x, z = oracle.arrange(x), oracle.arrange(start.detach())
     found, broken = z.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -47,7 +48,7 @@ def ascend(
             value, logits = oracle.averaged(logits, goal), logits[-1]
         else:
             value, logits, gradient = oracle.gradient(z, goal, samples[index])
-        wrong = goal.broken(logits) if not oracle.randomised else torch.zeros_like(index, dtype=torch.bool)
+        wrong = goal.broken(logits) if oracle.decisive else torch.zeros_like(index, dtype=torch.bool)
         better = (value > best[index]) | wrong
         if better.any():
             at = index[better]

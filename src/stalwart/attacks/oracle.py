@@ -25,9 +25,13 @@ class Oracle:
     Attributes:
         forwards, backwards: passes spent on each sample of the batch, [B].
         randomised: whether two calls on the same input differ, so that no single success is to be believed.
+        decisive: whether a sample is done once this model misclassifies it. Not so on the source of a transfer attack,
+            where it would stop right behind the source's decision boundary, nor on a randomised model.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, eot: int = 1, average: Average = "loss") -> None:
+    def __init__(
+        self, model: nn.Module, x: Tensor, eot: int = 1, average: Average = "loss", is_target: bool = True
+    ) -> None:
         self.model, self.average = model, average
         self.forwards = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.backwards = torch.zeros_like(self.forwards)
@@ -42,6 +46,7 @@ class Oracle:
             self.randomised = noisy or not torch.equal(first, model(probe))
             self.channels_last = prefers_channels_last(model, probe)
         self.forwards[:2] += 1 + (not noisy) + self.channels_last
+        self.decisive = is_target and not self.randomised
         # Draws of a deterministic model are all alike: one is enough.
         self.eot = eot if self.randomised else 1
         self._passes = 1 if getattr(model, "cheap_draws", False) else self.eot

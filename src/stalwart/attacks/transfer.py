@@ -58,7 +58,7 @@ class Transfer(Attack):
     def _craft(
         inner: Attack, source: nn.Module, target: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int
     ) -> Tensor:
-        view = Oracle(source, x, inner.eot, inner.average)
+        view = Oracle(source, x, inner.eot, inner.average, is_target=False)
         if view.classes != target.classes:
             raise InputError(
                 f"the transfer's source returns {view.classes} logits but the target {target.classes}; both must know the same "
