@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 
 from stalwart.cli.memory import keep_memory
-from stalwart.recipes import load_recipe
+from stalwart.recipes import load_recipe, runs
 from stalwart.recipes.load import parse_evaluation
-from stalwart.recipes import runs
 from stalwart.report import Report
 
 WCA = "fashion-mnist-wca"

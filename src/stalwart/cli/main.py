@@ -174,7 +174,9 @@ def _summary(found: "Report") -> None:
     for run in found.runs:
         e = run.evaluation
         fired = [flag.code for flag in e.flags if flag.fired]
-        note = f"  masked: {', '.join(fired)}" if fired else ""
+        note = f"  do not trust: {', '.join(fired)}" if fired else ""
+        if "loss-dependence" in fired:
+            note += "; not as robust as cross-entropy attacks make it look"
         print(
             f"{run.name:<{width}}  clean {e.clean.value:6.1%}  worst {e.worst.value:6.1%} "
             f"[{e.worst.low:.1%}, {e.worst.high:.1%}] at {e.threat}, n={e.samples}{note}"

@@ -116,7 +116,7 @@ def evaluate(
                 findings.by_radius[eps] = correct
             advance(len(rows), f"{entry.name} at eps {eps:g}")
 
-    points = [CurvePoint(eps=0.0, robust=_rate(clean))]
+    points = [CurvePoint(eps=0.0, robust=_rate(clean))] if radii[0] > 0 else []
     for smaller, eps in zip([None, *radii], radii, strict=False):
         if smaller is not None:
             # What broke a sample inside a small set is also in every larger one.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.attacks import attack
+from stalwart.attacks.losses import LossName
 from stalwart.evaluation.judge import Judge
 from stalwart.sets import ThreatSet
 from stalwart.stochastic.rules import Rule
@@ -51,9 +52,9 @@ class Findings:
         part = Judge(self.model, self.y[:count], self.judge.randomised, self.seed)
         return part.margins(x_adv, "diagnosis")[self.rule] > 0
 
-    def reference(self, within: ThreatSet, count: int, eot: int | None = None) -> Tensor:
+    def reference(self, within: ThreatSet, count: int, eot: int | None = None, loss: LossName = "ce") -> Tensor:
         """Run the reference attack, PGD-20 on the cross entropy, on the first ``count`` samples and return its points."""
-        run = attack("pgd", steps=20, loss="ce", eot=self.reference_draws if eot is None else eot)
+        run = attack("pgd", steps=20, loss=loss, eot=self.reference_draws if eot is None else eot)
         return run(self.model, self.x[:count], self.y[:count], within=within, seed=self.seed).x_adv
 
 

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from stalwart.sets.table import SETS
 from stalwart.stochastic.table import NOISES, Noise
 from stalwart.training import Fit, ranks
 from stalwart.training.checkpoint import path_of
+
+_LINES = 10
+"""Epochs printed of a long run; every one is in ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def train(recipe: Recipe, out: Path, source: Source, resume: bool = False, devic
                 own,
                 fingerprint,
                 advance,
-                _print_epoch if own.first else _say_nothing,
+                _epoch_printer(recipe.training.epochs) if own.first else _say_nothing,
             )
             ended = fit.run(resume)
         if own.first and ended.stopped:
@@ -248,12 +252,23 @@ def _claim(out: Path, recipe: str, resume: bool) -> None:
     write_text(path, recipe)
 
 
-def _print_epoch(metrics: dict[str, Any]) -> None:
-    parts = [f"epoch {metrics['epoch']}", f"loss {metrics['train_loss']:.4f}", f"train {metrics['train_accuracy']:.3f}"]
-    parts.append(f"validation {metrics['validation_accuracy']:.3f}")
-    if "validation_robust_accuracy" in metrics:
-        parts.append(f"robust {metrics['validation_robust_accuracy']:.3f}")
-    print("  ".join([*parts, f"{metrics['seconds']:.1f} s"]), flush=True)
+def _epoch_printer(epochs: int) -> Callable[[dict[str, Any]], None]:
+    every = -(-epochs // _LINES)
+
+    def show(metrics: dict[str, Any]) -> None:
+        if metrics["epoch"] % every and metrics["epoch"] != epochs and "stopped" not in metrics:
+            return
+        parts = [
+            f"epoch {metrics['epoch']}",
+            f"loss {metrics['train_loss']:.4f}",
+            f"train {metrics['train_accuracy']:.3f}",
+        ]
+        parts.append(f"validation {metrics['validation_accuracy']:.3f}")
+        if "validation_robust_accuracy" in metrics:
+            parts.append(f"robust {metrics['validation_robust_accuracy']:.3f}")
+        print("  ".join([*parts, f"{metrics['seconds']:.1f} s"]), flush=True)
+
+    return show
 
 
 def _say_nothing(metrics: dict[str, Any]) -> None:

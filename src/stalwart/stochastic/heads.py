@@ -68,7 +68,7 @@ class GaussianHead(NoisyHead):
 
     def factor(self) -> Tensor:
         """Return std * I."""
-        return self.std * torch.eye(self.linear.in_features, device=self.linear.weight.device)
+        return self.std * torch.eye(self.linear.in_features).to(self.linear.weight)
 
 
 class WCAHead(NoisyHead):
@@ -117,7 +117,9 @@ class WCAHead(NoisyHead):
         weight = self.linear.weight
         if self.centred:
             weight = weight - weight.mean(0)
-        variance = (weight @ self.factor()).square().sum(1)
+        # In full precision under autocast too: the logarithm of a small variance has no digits to spare.
+        with torch.autocast(weight.device.type, enabled=False):
+            variance = (weight @ self.factor()).square().sum(1)
         return (variance + 1e-12).log().sum() if self.form == "sumlog" else (variance.sum() + 1e-12).log()
 
 

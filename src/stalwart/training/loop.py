@@ -152,8 +152,8 @@ class Fit:
         )
         if not math.isfinite(float(sums[0])):
             raise TrainingError(
-                f"the loss became {float(loss.detach())} at step {now.step} (epoch {now.epoch + 1}); lower the learning rate or clip "
-                "gradients (optimiser.clip). The last checkpoint is kept."
+                f"the loss became {float(loss.detach())} at step {now.step} (epoch {now.epoch + 1}); lower the learning "
+                "rate or clip gradients (optimiser.clip). The last checkpoint is kept."
             )
         now.loss, now.correct, now.seen = (
             old + float(new) for old, new in zip((now.loss, now.correct, now.seen), sums, strict=True)
