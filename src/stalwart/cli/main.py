@@ -77,7 +77,9 @@ def evaluate(
     rule: Annotated[str | None, typer.Option("--rule", help="single, mean-softmax or mean-network.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="A foreign model: pkg.module:factory.")] = None,
     weights: Annotated[Path | None, typer.Option("--weights", help="Its weights, a safetensors file.")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Data for a foreign model.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Data for a foreign model: a name, a .npz file or an image folder.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     out: Out = None,
     device: Device = None,
@@ -115,12 +117,12 @@ def evaluate(
     else:
         assert model is not None
         if dataset is None:
-            raise UsageError("a foreign model needs --dataset, such as --dataset cifar10.")
+            raise UsageError("a foreign model needs --dataset, such as cifar10, a .npz file or a folder of images.")
         folder = out or Path("runs") / model.replace(":", "-")
         runs.require_writable(folder)
         section = parse_evaluation(changes)
         network = runs.foreign_model(model, weights)
-        data = runs.load_data(dataset, {}, 0, data_dir, not no_download, True)
+        data = source.named(dataset)
         report = runs.evaluate_model(model, network, data, section, seed, folder, device=runs.pick_device(device))
     _summary(report)
     print(f"report: {folder / 'index.html'}")

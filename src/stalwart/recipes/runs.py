@@ -47,6 +47,13 @@ class Source:
             recipe.data.name, recipe.data.options, recipe.seed, self.data_dir, self.download, progress=True
         )
 
+    def named(self, dataset: str) -> Data:
+        """Load a registered dataset with its defaults, or the user's own: a file ``*.npz`` or a folder of images."""
+        path = Path(dataset)
+        options = {"path": str(path)} if path.suffix == ".npz" else {"root": str(path)} if path.is_dir() else {}
+        name = "npz" if "path" in options else "folder" if "root" in options else dataset
+        return load_data(name, options, 0, self.data_dir, self.download, progress=True)
+
 
 def make_model(recipe: Recipe, data: Data) -> nn.Module:
     """Build the recipe's model, freshly initialised from its seed."""
