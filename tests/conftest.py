@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import jaxtyping
 import pytest
 import torch
@@ -11,6 +12,12 @@ import torch
 jaxtyping.install_import_hook("stalwart", "beartype.beartype")
 
 torch.set_num_threads(1)
+
+# Explaining a failure traces every line of torch and takes minutes; a shrunk example says enough.
+hypothesis.settings.register_profile(
+    "stalwart", deadline=None, phases=[phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain]
+)
+hypothesis.settings.load_profile("stalwart")
 
 
 @pytest.fixture(scope="session")

@@ -45,9 +45,14 @@ def test_a_crash_in_the_block_leaves_the_folder_as_it_was(tmp_path, existing, pr
     path = tmp_path / "x"
     if existing:
         path.write_bytes(b"old")
-    with pytest.raises(FileError if issubclass(problem, OSError) else problem), atomic(path) as stream:
-        stream.write(b"half of the new")
-        raise problem("stop")
+
+    def crash():
+        with atomic(path) as stream:
+            stream.write(b"half of the new")
+            raise problem("stop")
+
+    with pytest.raises(FileError if issubclass(problem, OSError) else problem):
+        crash()
     assert names(tmp_path) == (["x"] if existing else [])
     assert not existing or path.read_bytes() == b"old"
 

@@ -78,7 +78,12 @@ def test_isolated_repeats_inside_and_leaves_no_trace_outside():
             draws.append(torch.rand(4))
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
-    with pytest.raises(RuntimeError, match="stop"), isolated(0):
-        torch.rand(4)
-        raise RuntimeError("stop")
+
+    def crash():
+        with isolated(0):
+            torch.rand(4)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        crash()
     assert torch.equal(torch.get_rng_state(), state)

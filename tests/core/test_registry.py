@@ -49,7 +49,9 @@ def test_defaults_are_those_of_the_record():
 
 
 def test_an_unknown_option_suggests_the_nearest_and_lists_the_rest():
-    with pytest.raises(UsageError, match=r"attack 'pgd' has no option 'step_size'\. Did you mean 'step.?'\? It takes: .*restarts"):
+    with pytest.raises(
+        UsageError, match=r"attack 'pgd' has no option 'step_size'\. Did you mean 'step.?'\? It takes: .*restarts"
+    ):
         build("attack", ATTACKS, "pgd", {"step_size": 0.1})
 
 

@@ -29,7 +29,11 @@ META = {"epoch": 7, "note": "ö"}
 
 
 def same(a, b):
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.view(-1).view(torch.uint8), b.view(-1).view(torch.uint8))
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and torch.equal(a.view(-1).view(torch.uint8), b.view(-1).view(torch.uint8))
+    )
 
 
 @pytest.fixture
@@ -44,6 +48,18 @@ def test_every_kind_of_tensor_comes_back_bit_for_bit(path):
     assert meta == META
     assert tensors.keys() == TENSORS.keys()
     assert all(same(tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+def test_the_same_content_gives_the_same_bytes(path):
+    before = path.read_bytes()
+    for _ in range(8):
+        save_tensors(path, dict(reversed(TENSORS.items())), META)
+        assert path.read_bytes() == before
+
+
+def test_other_tools_can_read_the_file(path):
+    found = safetensors.torch.load_file(path)
+    assert all(same(found[name], TENSORS[name]) for name in TENSORS)
 
 
 def test_views_and_shared_memory_are_saved_by_value(tmp_path):
@@ -62,7 +78,7 @@ def test_nothing_at_all_is_a_valid_file(tmp_path):
 
 def test_a_file_cut_at_any_byte_is_refused(path):
     payload = path.read_bytes()
-    for length in [*range(0, 40), *range(40, len(payload), 7), len(payload) - 1]:
+    for length in [*range(40), *range(40, len(payload), 7), len(payload) - 1]:
         path.write_bytes(payload[:length])
         with pytest.raises(FileError, match="weights"):
             load_tensors(path, "weights")
@@ -141,11 +157,16 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_weights_go_into_a_module(tmp_path):
-    source, target = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    source, target = (
+        nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)),
+        nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)),
+    )
     source(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)))
     save_tensors(tmp_path / "x", source.state_dict(), {"epoch": 1})
     assert load_weights(target, tmp_path / "x") == {"epoch": 1}
-    assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(

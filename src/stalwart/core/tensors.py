@@ -23,8 +23,13 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], meta: Any = No
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(meta)
     payload = safetensors.torch.save(plain, {_SUM: _checksum(plain, text), _META: text})
+    header, data = _split(payload)
+    # safetensors writes its metadata in random order; sorted, the same content gives the same bytes.
+    ordered = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    ordered += b" " * (-len(ordered) % 8)
     with atomic(path) as stream:
-        stream.write(payload)
+        stream.write(len(ordered).to_bytes(8, "little") + ordered)
+        stream.write(data)
 
 
 def load_tensors(path: Path | str, what: str) -> tuple[dict[str, Tensor], Any]:
@@ -36,8 +41,7 @@ def load_tensors(path: Path | str, what: str) -> tuple[dict[str, Tensor], Any]:
     payload = read_bytes(path, what)
     try:
         tensors = safetensors.torch.load(payload)
-        length = int.from_bytes(payload[:8], "little")
-        header = json.loads(payload[8 : 8 + length]).get("__metadata__", {})
+        header = _split(payload)[0].get("__metadata__", {})
         text = header.get(_META, "null")
         meta = json.loads(text)
     except (safetensors.SafetensorError, ValueError, KeyError, AttributeError) as problem:
@@ -74,6 +78,12 @@ def load_weights(module: nn.Module, path: Path | str, what: str = "weights") -> 
             )
     module.load_state_dict(tensors)
     return meta
+
+
+def _split(payload: bytes) -> tuple[dict[str, Any], memoryview]:
+    """Return the header and the data of a safetensors file's bytes."""
+    end = 8 + int.from_bytes(payload[:8], "little")
+    return json.loads(payload[8:end]), memoryview(payload)[end:]
 
 
 def _checksum(tensors: Mapping[str, Tensor], meta: str) -> str:

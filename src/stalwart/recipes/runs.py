@@ -77,11 +77,13 @@ def train(recipe: Recipe, out: Path, source: Source, resume: bool = False, devic
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     with ranks(pick_device(device)) as own:
         if own.first:
-            _claim(out, text, resume)
+            _check_folder(out, text, resume)
         data = source.load(recipe)
         model = make_model(recipe, data).to(own.device)
         objective = build("objective", OBJECTIVES, recipe.objective.name, recipe.objective.options)
         objective.penalty(model)  # refuses a model the objective cannot train, before any work
+        if own.first:
+            write_text(out / "recipe.yaml", text)  # only now, so that a start that failed does not claim the folder
         size = len(data.train) if recipe.training.limit is None else min(recipe.training.limit, len(data.train))
         batches = len(epoch_batches(size, recipe.training.batch_size, recipe.seed, 0, own.rank, own.world))
         with progress(f"training {recipe.name}", batches, own.first) as advance:
@@ -242,7 +244,7 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
         raise FileError(f"metrics {path} are damaged ({problem}); delete the file or restore it.") from None
 
 
-def _claim(out: Path, recipe: str, resume: bool) -> None:
+def _check_folder(out: Path, recipe: str, resume: bool) -> None:
     require_writable(out)
     path = out / "recipe.yaml"
     if path.exists():
@@ -256,7 +258,6 @@ def _claim(out: Path, recipe: str, resume: bool) -> None:
     if resume:
         for leftover in out.rglob(".*.part"):  # what a killed process was writing
             leftover.unlink(missing_ok=True)
-    write_text(path, recipe)
 
 
 def _epoch_printer(epochs: int) -> Callable[[dict[str, Any]], None]:

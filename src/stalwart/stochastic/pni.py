@@ -66,11 +66,15 @@ class PNIConv2d(_WeightNoise):
 def inject(model: nn.Module, alpha: float = 0.25) -> nn.Module:
     """Replace every ``nn.Linear`` and ``nn.Conv2d`` below ``model`` by its PNI twin, in place; weights are shared.
 
+    Layers inside a noise layer keep their own noise only.
+
     Raises:
         UsageError: there is no such layer, or one of them uses a padding that PNI does not know.
     """
     replaced = 0
     for parent in list(model.modules()):
+        if isinstance(parent, NoiseLayer):
+            continue  # a noisy head computes its draws from the plain weights of its own linear layer
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
                 setattr(parent, name, PNILinear(child, alpha))
