@@ -49,11 +49,11 @@ def zero_gradients(f: Findings) -> Flag | None:
 
 def loss_dependence(f: Findings) -> Flag | None:
     """Compare the reference attack on the cross entropy with the worst case."""
-    difference, _ = gap(f.correct["pgd-ce"], f.worst)
+    difference, sure = gap(f.correct["pgd-ce"], f.worst)
     return Flag(
         code="loss-dependence",
         title="Cross-entropy attacks overstate robustness",
-        fired=difference >= _LOSS_GAP,
+        fired=sure and difference >= _LOSS_GAP,
         explanation="Other attacks break many inputs that PGD on the cross entropy leaves alone. An evaluation with that "
         "attack only would call this model far more robust than it is.",
         evidence=f"PGD-CE leaves {f.correct['pgd-ce'].float().mean():.1%}, the worst case {f.worst.float().mean():.1%}: "

@@ -153,7 +153,7 @@ class Fit:
         if not math.isfinite(float(sums[0])):
             raise TrainingError(
                 f"the loss became {float(loss.detach())} at step {now.step} (epoch {now.epoch + 1}); lower the learning "
-                "rate or clip gradients (optimiser.clip). The last checkpoint is kept."
+                "rate or clip gradients (optimiser.clip). Checkpoints written so far are kept."
             )
         now.loss, now.correct, now.seen = (
             old + float(new) for old, new in zip((now.loss, now.correct, now.seen), sums, strict=True)

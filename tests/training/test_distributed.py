@@ -1,0 +1,68 @@
+"""Two processes train as one process with the same global batch does, and only the first writes."""
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+TINY = ("training.epochs=2", "training.limit=96", "training.batch_size=32")
+RECIPES = {
+    "natural": ("digits-natural", *TINY, "data.augment={crop: 1, flip: true}"),
+    # Every kind of randomness that must be cut along the batch; noise and attack in validation, where it must not.
+    "wca-pgd-at": (
+        "digits-wca",
+        *TINY,
+        "objective.base=pgd-at",
+        "objective.options={eps: 0.1, steps: 2}",
+        "training.ema=0.5",
+        "training.validation={attack: pgd, eps: 0.05, options: {steps: 2, eot: 2}, samples: 50}",
+    ),
+}
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def two(words, folder):
+    port = str(random.SystemRandom().randint(20000, 60000))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+    run = ["-m", "stalwart", "--threads", "1", "train", *words, "--out", str(folder), "--device", "cpu"]
+    return subprocess.run(
+        [*launch, *run], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240, text=True, capture_output=True
+    )
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_two_processes_are_one(name, go, read_metrics, tmp_path):
+    done = two(RECIPES[name], tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    go(RECIPES[name], tmp_path / "one")
+    one, both = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
+    assert len(one) == 2
+    for a, b in zip(one, both, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert b[key] == pytest.approx(a[key], abs=1e-5, rel=1e-5), key
+    from safetensors.torch import load_file
+
+    single, shared = (load_file(tmp_path / which / "model.safetensors") for which in ("one", "two"))
+    for key in single:
+        assert (single[key] - shared[key]).abs().max() < 1e-4, key
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+    # One process prints and writes: each epoch and the end are said once.
+    assert done.stdout.count("epoch 1 ") == 1
+    assert done.stdout.count("trained ") == 1
+
+
+def test_one_process_on_other_noise_differs(go, read_metrics, tmp_path):
+    """The tolerance above means something: noise that is not the single process's own moves the curve far more."""
+    go(RECIPES["wca-pgd-at"], tmp_path / "one")
+    from stalwart.core.random import shard
+
+    with shard(1, 2):
+        go(RECIPES["wca-pgd-at"], tmp_path / "other")
+    one, other = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "other")
+    assert abs(one[0]["train_loss"] - other[0]["train_loss"]) > 1e-3
