@@ -26,7 +26,7 @@ layers: $(SETUP)
 	$(BIN)/lint-imports
 
 unit: $(SETUP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 format: $(SETUP)
 	$(BIN)/ruff check --fix .

@@ -39,6 +39,7 @@ def plain():
 @pytest.fixture
 def noisy(plain):
     """Return the plain network with learned-covariance noise on its features, large enough to matter."""
+    torch.manual_seed(0)
     head = WCAHead(16, CLASSES)
     head.linear.load_state_dict(plain.head.state_dict())
     with torch.no_grad():

@@ -38,7 +38,8 @@ class AttackResult:
     Attributes:
         x_adv: points of the threat set, [B, ...].
         success: whether the model misclassifies x_adv (a tie counts), [B] bool.
-        margin: z_y - max_{j != y} z_j at x_adv, [B]; negative where the attack succeeded.
+        margin: z_y - max_{j != y} z_j at x_adv, [B]; negative where the attack succeeded. On a randomised model z is the
+            log of the softmax averaged over 20 fresh draws, so that success is not a matter of one lucky draw.
         cost: passes spent on each sample.
     """
 
@@ -96,7 +97,7 @@ class Attack:
         if batch_size is None:
             batch_size = 128 if x.device.type == "cpu" else 1024
         require(batch_size >= 1, f"the batch size must be at least 1, got {batch_size}.")
-        x, y = x.detach().clamp(within.low, within.high), y.long()
+        x, y = x.detach().clamp(within.low, within.high), y.long().to(x.device)
         within.bounds(x)  # refuses a number of radii that is not the batch size
         parts = []
         with undisturbed(model, seed):

@@ -68,18 +68,24 @@ class Oracle:
             InputError: the model's output does not depend on its input in a way autograd can see.
         """
         x = self.arrange(x.detach()).requires_grad_()
+        # A mean of losses is taken draw by draw where each draw is a whole pass: one graph in memory, not eot of them.
+        alone = self._passes > 1 and self.average == "loss"
+        values, gradient = [], torch.zeros_like(x)
         with torch.enable_grad(), ThinConvolutions():
-            logits = draw_logits(self.model, x, self.eot)
-            value = self.averaged(logits, goal)
-            if not value.requires_grad:
-                raise InputError(
-                    "the model's output carries no gradient with respect to its input (it is detached, or computed "
-                    "outside torch); use a transfer attack from a differentiable source model instead."
-                )
-            (gradient,) = torch.autograd.grad(value.sum(), x)
+            for _ in range(self.eot if alone else 1):
+                logits = draw_logits(self.model, x, 1 if alone else self.eot)
+                value = self.averaged(logits, goal)
+                if not value.requires_grad:
+                    raise InputError(
+                        "the model's output carries no gradient with respect to its input (it is detached, or computed "
+                        "outside torch); use a transfer attack from a differentiable source model instead."
+                    )
+                gradient = gradient + torch.autograd.grad(value.sum(), x)[0]
+                values.append(value.detach())
+        value = torch.stack(values).mean(0)
         self.forwards[index] += self._passes
         self.backwards[index] += self._passes
-        return value.detach(), logits[-1].detach(), torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        return value, logits[-1].detach(), torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
     def averaged(self, logits: Tensor, goal: Goal) -> Tensor:
         """Return the loss [B] of logits [draws, B, K], averaged over the draws as ``average`` says."""

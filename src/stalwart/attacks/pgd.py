@@ -11,7 +11,7 @@ from stalwart.attacks.losses import Goal, LossName
 from stalwart.attacks.oracle import Oracle
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import generator
-from stalwart.sets import ThreatSet
+from stalwart.sets import L0, ThreatSet
 
 _SELECTION_DRAWS = 20
 
@@ -26,7 +26,7 @@ class PGD(Attack):
 
     Attributes:
         steps: gradient steps.
-        step: step size in data units; default 2.5 * eps / steps (Linf, L2).
+        step: step size in data units; default 2.5 * eps / steps (Linf, L2) or 1 (L0).
         relative_step: step size as a share of the radius, instead of ``step``.
         restarts: independent starts; only samples not yet broken go on.
         loss: "ce", "margin", "dlr", "targeted-ce" or "targeted-margin". A targeted loss aims restart r at the class that is
@@ -75,8 +75,10 @@ class PGD(Attack):
     def _step(self, within: ThreatSet) -> Tensor | float:
         if self.step is not None:
             return self.step
-        share = 2.5 / self.steps if self.relative_step is None else self.relative_step
-        return share * within.scale
+        if self.relative_step is not None:
+            return self.relative_step * within.scale
+        # A step of less than the whole range never displaces a pixel that the random start chose under L0.
+        return 1.0 if isinstance(within, L0) else 2.5 / self.steps * within.scale
 
     def _targets(self, oracle: Oracle, x: Tensor, y: Tensor) -> Tensor | None:
         if not self.loss.startswith("targeted"):

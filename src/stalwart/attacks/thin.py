@@ -62,7 +62,8 @@ def _eligible(call: dict[str, Any]) -> bool:
     x = call["input"]
     plain = call["groups"] == 1 and call["dilation"] in (1, (1, 1), [1, 1]) and not isinstance(call["padding"], str)
     thin = x.dim() == 4 and x.shape[1] <= _THIN and x.device.type == "cpu" and x.is_floating_point()
-    return plain and thin and x.requires_grad and torch.is_grad_enabled()
+    uniform = not torch.is_autocast_enabled("cpu") and x.dtype == call["weight"].dtype
+    return plain and thin and uniform and x.requires_grad and torch.is_grad_enabled()
 
 
 class _ThinConv2d(torch.autograd.Function):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stalwart.report import Report
 
 _INTERRUPTED = 130
+_NO_MEMORY = "out of memory; use a smaller training.batch_size or fewer --samples."
 
 app = typer.Typer(
     add_completion=False,
@@ -201,8 +202,10 @@ def run(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; a training run goes on with --resume.", _INTERRUPTED)
     except MemoryError:
-        _fail("out of memory; use a smaller training.batch_size or fewer --samples.", 1)
+        _fail(_NO_MEMORY, 1)
     except Exception as problem:
+        if "out of memory" in str(problem).lower() or "can't allocate memory" in str(problem).lower():
+            _fail(_NO_MEMORY, 1)
         if hasattr(problem, "format_message"):  # a wrong option; typer's exception classes are not public
             _fail(f"{problem.format_message().rstrip('.')}. See `stalwart --help`.", 2)
         if os.environ.get("STALWART_DEBUG"):

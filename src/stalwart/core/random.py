@@ -66,9 +66,17 @@ def _layout(shape: Sequence[int], batch_axis: int | None) -> tuple[list[int], tu
 
 
 @contextlib.contextmanager
-def isolated(seed: int) -> Iterator[None]:
-    """Seed torch's global generators inside the block, for models that draw from them, and restore them afterwards."""
+def isolated(seed: int, per_rank: bool = False) -> Iterator[None]:
+    """Seed torch's global generators inside the block, for models that draw from them, and restore them afterwards.
+
+    With ``per_rank`` each process of a :func:`shard` gets a seed of its own, as dropout masks over its own rows need.
+    """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    rank, world = _shard.get()
+    own = derive(seed, "global", rank) if per_rank and world > 1 else derive(seed, "global")
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive(seed, "global"))
+        # torch.manual_seed would also queue a seed for GPUs that are not in use yet, and nothing would take it back.
+        torch.default_generator.manual_seed(own)
+        if devices:
+            torch.cuda.manual_seed_all(own)
         yield

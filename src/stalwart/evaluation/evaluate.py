@@ -12,9 +12,10 @@ from stalwart.attacks import AttackResult
 from stalwart.attacks.guard import undisturbed
 from stalwart.core.checks import check_images, check_labels, check_logits
 from stalwart.core.errors import InputError
-from stalwart.core.numbers import require
+from stalwart.core.numbers import parse_number, require
 from stalwart.core.progress import Advance, silent
 from stalwart.core.random import derive
+from stalwart.core.registry import suggest
 from stalwart.evaluation.diagnostics import diagnose
 from stalwart.evaluation.findings import Findings
 from stalwart.evaluation.judge import Candidates, Judge
@@ -23,7 +24,7 @@ from stalwart.evaluation.randomised import stochastic_section, sweep_draws
 from stalwart.evaluation.results import AttackRow, CurvePoint, Evaluation, Rate
 from stalwart.evaluation.suites import Entry, suite
 from stalwart.sets import ThreatSet
-from stalwart.stochastic import is_random
+from stalwart.stochastic import RULES, is_random, noise
 from stalwart.stochastic.rules import Rule
 
 
@@ -35,7 +36,7 @@ class Samples:
 
     def add(self, name: str, values: Tensor) -> None:
         """Add a column of integers or booleans [N]."""
-        self.columns[name] = [int(value) for value in values]
+        self.columns[name] = values.long().tolist()
 
     def csv(self) -> str:
         """Return the table as CSV text."""
@@ -52,7 +53,7 @@ def evaluate(
     suite_name: str = "standard",
     seed: int = 0,
     rule: Rule = "single",
-    curve: Sequence[float] = (),
+    curve: Sequence[float | str] = (),
     dataset: str = "unnamed",
     split: str = "test",
     classes: Sequence[str] = (),
@@ -83,9 +84,14 @@ def evaluate(
     check_images(x, within.low, within.high)
     check_labels(y, len(x))
     require(not isinstance(within.radius, Tensor), "evaluate takes one radius for all samples, not one a sample.")
-    x = x.clamp(within.low, within.high)
-    classes_count, randomised = _look(model, x, y, seed)
-    judge = Judge(model, y, randomised, seed)
+    require(rule in RULES, f"unknown rule '{rule}'.{suggest(rule, RULES)} Known: {', '.join(RULES)}.")
+    x, y = x.clamp(within.low, within.high), y.long().to(x.device)
+    classes_count, randomised, switchable = _look(model, x, y, seed)
+    judge = Judge(model, y, randomised, seed, switchable)
+    require(
+        rule in judge.rules or not randomised,
+        "the rule 'mean-network' needs a model whose noise can be switched off; build it from noise layers.",
+    )
     if not randomised:
         rule = "single"
     findings = Findings(judge, rule, x, y, within, seed, classes_count)
@@ -95,7 +101,9 @@ def evaluate(
         table.add(name, column)
 
     entries = chosen.randomised if randomised else chosen.entries
-    radii = sorted({float(eps) for eps in curve if eps > 0} | {within.size})
+    if randomised and not switchable:
+        entries = tuple(entry for entry in entries if entry.kind != "transfer")
+    radii = _radii(curve, within)
     rows: list[AttackRow] = []
     candidates = {eps: Candidates(judge, x) for eps in radii}
     for eps in radii:
@@ -152,15 +160,14 @@ def evaluate(
     return evaluation, table
 
 
-def steps_of(suite_name: str, model: nn.Module, curve: Sequence[float], within: ThreatSet) -> int:
+def steps_of(suite_name: str, model: nn.Module, curve: Sequence[float | str], within: ThreatSet) -> int:
     """Return how many attacks :func:`evaluate` will run, for a progress bar."""
     chosen = suite(suite_name)
     entries = chosen.randomised if is_random(model) else chosen.entries
-    further = {float(eps) for eps in curve if eps > 0} - {within.size}
-    return len(entries) + len(further) * sum(entry.curve for entry in entries)
+    return len(entries) + (len(_radii(curve, within)) - 1) * sum(entry.curve for entry in entries)
 
 
-def _look(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> tuple[int, bool]:
+def _look(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> tuple[int, bool, bool]:
     with undisturbed(model, seed), torch.no_grad():
         try:
             logits = model(x[:2])
@@ -170,7 +177,13 @@ def _look(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> tuple[int, bool]
         check_labels(y, len(x), logits.shape[1])
         if not torch.isfinite(logits).all():
             raise InputError("the model's logits are NaN or infinite on the first inputs; its weights are damaged.")
-        return logits.shape[1], is_random(model) or not torch.equal(logits, model(x[:2]))
+        randomised = is_random(model) or not torch.equal(logits, model(x[:2]))
+        with noise(model, "off"):
+            return logits.shape[1], randomised, torch.equal(model(x[:2]), model(x[:2]))
+
+
+def _radii(curve: Sequence[float | str], within: ThreatSet) -> list[float]:
+    return sorted({eps for eps in map(parse_number, curve) if eps > 0} | {within.size})
 
 
 def _rate(correct: Tensor) -> Rate:
@@ -183,7 +196,7 @@ def _row(entry: Entry, eps: float, rule: str, correct: Tensor, result: AttackRes
         kind=entry.kind,
         eps=eps,
         rule=rule,
-        eot=entry.options.get("eot", 1),
+        eot=entry.options.get("eot", 1) if rule != "deterministic" else 1,
         robust=_rate(correct),
         forwards=float(result.cost.forwards.float().mean()),
         backwards=float(result.cost.backwards.float().mean()),

@@ -1,6 +1,6 @@
 """What the diagnostics look at: the model, the data and every attack's verdict per sample."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Findings:
 
     def survives(self, x_adv: Tensor, count: int | None = None) -> Tensor:
         """Return whether the headline rule decides rightly at x_adv for the first ``count`` samples."""
-        part = Judge(self.model, self.y[:count], self.judge.randomised, self.seed)
+        part = replace(self.judge, y=self.y[:count])
         return part.margins(x_adv, "diagnosis")[self.rule] > 0
 
     def reference(self, within: ThreatSet, count: int, eot: int | None = None, loss: LossName = "ce") -> Tensor:

@@ -18,27 +18,30 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Judge:
-    """A model and the rules it is judged under: all three for a randomised model, only "single" for another."""
+    """A model and the rules it is judged under.
+
+    Attributes:
+        model: maps [B, ...] to logits [B, K].
+        y: labels [N].
+        randomised: whether its answers vary.
+        seed: root of the judging draws.
+        switchable: whether its noise can be switched off, which takes noise layers; else there is no mean network.
+    """
 
     model: nn.Module
     y: Tensor
     randomised: bool
     seed: int
+    switchable: bool = True
 
     @property
     def rules(self) -> Sequence[Rule]:
         """The decision rules that make a difference for this model."""
-        return RULES if self.randomised else RULES[:1]
+        return RULES[: 1 if not self.randomised else 3 if self.switchable else 2]
 
     def margins(self, x: Tensor, *path: object) -> dict[Rule, Tensor]:
         """Return the margin z_y - max_{j != y} z_j of each rule's decision on fresh draws, [N] each; > 0 is right."""
-        logits = self.logits(x, SELECTION_DRAWS if self.randomised else 1, *path)
-        found: dict[Rule, Tensor] = {"single": -margin(logits[0], self.y)}
-        if self.randomised:
-            found["mean-softmax"] = -margin(logits.log_softmax(-1).logsumexp(0), self.y)
-            with noise(self.model, "off"):
-                found["mean-network"] = -margin(self.logits(x, 1, *path)[0], self.y)
-        return found
+        return self._margins(self._draws(x, *path), x, *path)
 
     def standings(self, x: Tensor, *path: object) -> dict[Rule, Tensor]:
         """Return how well each rule stands at x, [N] each: candidates with smaller values are worse for the defender.
@@ -46,10 +49,23 @@ class Judge:
         For the single draw of a randomised model this is the share of 20 draws that are right (the mean margin breaks
         ties), so that no candidate is preferred for one lucky draw; otherwise it is the margin of the decision.
         """
-        found = self.margins(x, "standing", *path)
+        logits = self._draws(x, "standing", *path)
+        found = self._margins(logits, x, "standing", *path)
         if self.randomised:
-            spread = -margin(self.logits(x, SELECTION_DRAWS, "standing", *path), self.y)
+            spread = -margin(logits, self.y)
             found["single"] = (spread > 0).float().mean(0) + 1e-3 * spread.mean(0).tanh()
+        return found
+
+    def _draws(self, x: Tensor, *path: object) -> Tensor:
+        return self.logits(x, SELECTION_DRAWS if self.randomised else 1, *path)
+
+    def _margins(self, logits: Tensor, x: Tensor, *path: object) -> dict[Rule, Tensor]:
+        found: dict[Rule, Tensor] = {"single": -margin(logits[0], self.y)}
+        if "mean-softmax" in self.rules:
+            found["mean-softmax"] = -margin(logits.log_softmax(-1).logsumexp(0), self.y)
+        if "mean-network" in self.rules:
+            with noise(self.model, "off"):
+                found["mean-network"] = -margin(self.logits(x, 1, *path)[0], self.y)
         return found
 
     def survived(self, x: Tensor, draws: int) -> Tensor:

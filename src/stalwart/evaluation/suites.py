@@ -39,6 +39,7 @@ class Entry:
 class Suite:
     """Attacks that are run together: ``entries`` on a deterministic model, ``randomised`` on one whose answers vary.
 
+    "pgd-softmax" attacks the averaged softmax, so that the rule which decides by it meets an attack of its own.
     The diagnostics read some entries by name: "noise", "fgsm", "pgd-ce" (the reference), "pgd-ce-long" (more steps), and
     every entry of kind "transfer".
     """
@@ -65,6 +66,7 @@ _STOCHASTIC = (
     Entry("pgd-ce", "pgd", _pgd("ce", 20, eot=20), curve=True),
     Entry("pgd-ce-long", "pgd", _pgd("ce", 100, eot=20)),
     Entry("pgd-margin", "pgd", _pgd("margin", 20, eot=20), curve=True),
+    Entry("pgd-softmax", "pgd", _pgd("margin", 20, eot=20, average="softmax")),
     _noise_off("ce", 20),
     _noise_off("margin", 100, curve=True, restarts=2),
     _noise_off("dlr", 50),

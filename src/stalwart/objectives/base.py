@@ -64,6 +64,6 @@ class Trainee(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
         """Return the mean loss and the number of correct training predictions, both scalars."""
-        with noise(self.model, seed=derive(moment.seed, "noise")), isolated(moment.seed):
+        with noise(self.model, seed=derive(moment.seed, "noise")), isolated(moment.seed, per_rank=True):
             loss, logits = self.objective.loss(self.model, x, y, moment)
         return loss, (logits.detach().argmax(1) == y).sum()

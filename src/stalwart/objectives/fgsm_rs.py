@@ -18,7 +18,7 @@ class FGSMRS(Adversarial):
     """CE(f(x + d'), y) with d ~ U(-eps, eps), d' = clip(d + 1.25 eps sign(grad)).
 
     It can collapse within one epoch: FGSM accuracy soars while PGD accuracy falls to zero. The training loop therefore
-    measures :meth:`watch` once an epoch and stops at the weights before the fall.
+    measures :meth:`watch` once an epoch, stops on a fall, and hands on weights from before it.
     Source: Wong, Rice, Kolter, ICLR 2020 (arXiv 2001.03994), algorithm 3 and section 5.4.
 
     Attributes:

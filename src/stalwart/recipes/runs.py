@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import nn
 
 from stalwart.core.errors import FileError, UsageError
 from stalwart.core.files import read_bytes, require_writable, write_text
+from stalwart.core.numbers import require
 from stalwart.core.progress import progress
 from stalwart.core.registry import build, lookup
 from stalwart.core.tensors import load_weights
@@ -163,6 +165,9 @@ def pick_device(name: str | None) -> str:
         UsageError: torch knows no such device, or it is not there.
     """
     chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if chosen.startswith("cuda") and "LOCAL_RANK" in os.environ:
+        require(chosen == "cuda", f"torchrun gives each process its own GPU; say --device cuda, not {chosen}.")
+        chosen = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.zeros(1, device=chosen).item()
     except (RuntimeError, AssertionError) as problem:

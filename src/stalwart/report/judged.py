@@ -25,7 +25,7 @@ def evaluate(
     suite: str = "standard",
     seed: int = 0,
     rule: Rule = "single",
-    curve: Sequence[float] = (),
+    curve: Sequence[float | str] = (),
     name: str = "model",
     show_progress: bool = False,
 ) -> Report:

@@ -64,4 +64,6 @@ def load(run: Path, fingerprint: str) -> tuple[dict[str, dict[str, Tensor]], Pro
     for flat, tensor in tensors.items():
         part, _, name = flat.partition(":")
         parts.setdefault(part, {})[name] = tensor
+    if "model" not in parts:
+        raise FileError(f"checkpoint {path} holds no model; delete it and start afresh.")
     return parts, progress

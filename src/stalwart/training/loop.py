@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stalwart.attacks.guard import undisturbed
 from stalwart.attacks.layout import arrange
-from stalwart.core.errors import TrainingError
+from stalwart.core.errors import FileError, TrainingError, UsageError
 from stalwart.core.files import write_text
 from stalwart.core.random import derive, generator, shard
 from stalwart.core.tensors import save_tensors
@@ -73,6 +73,10 @@ class Fit:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         train = self.data.train if self.config.limit is None else self.data.train.take(self.config.limit)
         self.train, self.validation = train.to(self.ranks.device), self.data.validation.to(self.ranks.device)
+        if not len(self.validation) and (self.config.criterion != "last" or self.config.validation):
+            raise UsageError(
+                "the data have no validation samples to select weights by; hold some out, or set training.select: last."
+            )
         self.trainee: nn.Module = Trainee(self.model, self.objective)
         if self.ranks.world > 1:
             ids = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
@@ -81,7 +85,6 @@ class Fit:
         self.average = copy.deepcopy(self.model).requires_grad_(False) if self.config.ema else None
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        self.before_fall: dict[str, Tensor] = {}
 
     @property
     def candidate(self) -> nn.Module:
@@ -98,7 +101,10 @@ class Fit:
             TrainingError: the loss stopped being finite.
             FileError: the checkpoint is damaged or belongs to another recipe, or the folder cannot be written.
         """
-        if resume and checkpoint.path_of(self.folder).exists():
+        here = float(checkpoint.path_of(self.folder).exists())
+        if self.ranks.agree([here]) != [here]:
+            raise FileError(f"{checkpoint.path_of(self.folder)} is not the same on every process; use a shared folder.")
+        if resume and here:
             self._restore()
         while self.progress.epoch < self.config.epochs and not self.progress.stopped:
             self._epoch()
@@ -192,9 +198,9 @@ class Fit:
             self.best = {name: tensor.detach().clone() for name, tensor in self.candidate.state_dict().items()}
 
     def _watch(self, metrics: dict[str, Any]) -> bool:
-        """Measure the objective's watch, if it has one; on a fall, go back to the weights before it and stop.
+        """Measure the objective's watch, if it has one; return whether it fell, so that training stops.
 
-        The selected weights stay what they are: they come from an epoch before the fall.
+        The run then hands on the weights selected before the fall.
         """
         watch = getattr(self.objective, "watch", None)
         if watch is None:
@@ -210,10 +216,8 @@ class Fit:
         if now.watched is not None and now.watched - accuracy > self.objective.fall:  # type: ignore[attr-defined]
             now.stopped = f"catastrophic overfitting: watched accuracy fell from {now.watched:.3f} to {accuracy:.3f}"
             metrics["stopped"] = now.stopped
-            self.candidate.load_state_dict(self.before_fall)
             return True
         now.watched = accuracy
-        self.before_fall = {name: tensor.detach().clone() for name, tensor in self.candidate.state_dict().items()}
         return False
 
     def _update_average(self) -> None:
@@ -231,13 +235,17 @@ class Fit:
         return contextlib.nullcontext()
 
     def _save(self) -> None:
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+            raise TrainingError(
+                f"the weights stopped being finite by step {self.progress.step}; lower the learning rate or clip gradients "
+                "(optimiser.clip). Checkpoints written so far are kept."
+            )
         if not self.ranks.first:
             return
         parts = {
             "model": self.model.state_dict(),
             "optimiser": optimiser_tensors(self.optimiser),
             "best": self.best,
-            "before_fall": self.before_fall,
         }
         if self.average is not None:
             parts["average"] = self.average.state_dict()
@@ -245,7 +253,7 @@ class Fit:
         self._write_metrics()
 
     def _write_metrics(self) -> None:
-        lines = "".join(json.dumps(line) + "\n" for line in self.progress.history)
+        lines = "".join(json.dumps(line, allow_nan=False) + "\n" for line in self.progress.history)
         write_text(self.folder / "metrics.jsonl", lines)
 
     def _restore(self) -> None:
@@ -254,6 +262,5 @@ class Fit:
         load_optimiser(self.optimiser, parts.get("optimiser", {}))
         device = self.ranks.device
         self.best = {name: tensor.to(device) for name, tensor in parts.get("best", {}).items()}
-        self.before_fall = {name: tensor.to(device) for name, tensor in parts.get("before_fall", {}).items()}
         if self.average is not None:
             self.average.load_state_dict(parts["average"])

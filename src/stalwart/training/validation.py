@@ -5,6 +5,7 @@ from torch import nn
 
 from stalwart.attacks import attack
 from stalwart.attacks.guard import undisturbed
+from stalwart.core.random import derive
 from stalwart.core.registry import lookup
 from stalwart.data import Split
 from stalwart.sets.table import SETS
@@ -18,14 +19,14 @@ _BATCH = 500
 def validate(model: nn.Module, split: Split, config: Validation | None, seed: int) -> dict[str, float]:
     """Return ``validation_accuracy`` and, by configuration and kind of model, ``validation_robust_accuracy`` and ``noise_*``.
 
-    Models are evaluated with their noise on (one draw an input) and left as they were.
+    Models are evaluated with their noise on, one fresh draw an input, and left as they were.
     """
     found = {"validation_accuracy": _accuracy(model, split, seed)}
     if config is not None:
         x, y = split.take(config.samples).batch(slice(None))
         within = lookup("threat set", SETS, config.norm)(config.eps)
         result = attack(config.attack, **config.options)(model, x, y, within=within, seed=seed)
-        found["validation_robust_accuracy"] = 1 - float(result.success.float().mean())
+        found["validation_robust_accuracy"] = _accuracy(model, Split(result.x_adv, y), derive(seed, "attacked"))
     for module in model.modules():
         if isinstance(module, NoisyHead):
             found |= {f"noise_{name}": value for name, value in noise_statistics(module).items()}
