@@ -179,3 +179,11 @@ def test_one_step_of_fgsm_goes_the_whole_way(digits):
     clean_right = model(x).argmax(1) == y
     assert torch.allclose(moved[clean_right], torch.tensor(0.05), atol=1e-6)
     assert (moved[~clean_right] == 0).all()
+
+
+def test_a_small_step_does_not_bind_l0_attacks_to_their_random_start(digits):
+    model, x, y = digits
+    within = sw.L0(2)
+    random = sw.attack("pgd", steps=20)(model, x, y, within=within, seed=0).success.float().mean()
+    one_step = sw.attack("fgsm")(model, x, y, within=within, seed=0).success.float().mean()
+    assert random >= one_step - 0.05

@@ -204,3 +204,24 @@ def test_randomness_from_torchs_global_generator_is_seen_and_seeded(digits):
     first, second = (sw.attack("pgd", steps=3)(model, x, y, within=sw.Linf(0.03), seed=5) for _ in range(2))
     assert torch.equal(first.x_adv, second.x_adv)
     assert torch.equal(first.margin, second.margin)
+
+
+def test_draws_of_whole_passes_are_averaged_one_graph_at_a_time(digits):
+    """The gradient averaged draw by draw is the gradient of the mean loss over the same draws."""
+    model, x, y = digits
+    noisy = inject(copy.deepcopy(model))
+    goal, everyone = Goal("ce", y), torch.arange(len(x))
+    gradients = []
+    for average in ("loss", "reference"):
+        oracle = Oracle(noisy, x, 4, "loss")
+        with noise(noisy, "on", seed=6):
+            if average == "loss":
+                value, _, gradient = oracle.gradient(x, goal, everyone)
+            else:
+                z = x.clone().requires_grad_()
+                value = torch.stack([goal(noisy(z)) for _ in range(4)]).mean(0)
+                (gradient,) = torch.autograd.grad(value.sum(), z)
+        gradients.append((value.detach(), gradient))
+    (value, gradient), (value_reference, reference) = gradients
+    assert torch.allclose(value, value_reference, atol=1e-5)
+    assert torch.allclose(gradient, reference, atol=1e-5)

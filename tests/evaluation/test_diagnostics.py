@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import stalwart as sw
+from stalwart.core.errors import UsageError
 from stalwart.evaluation import evaluate
 from stalwart.evaluation.diagnostics import (
     frozen_noise_resists,
@@ -105,9 +106,9 @@ def test_a_model_that_ignores_gradients(plain, images, made):
 # The checks that compare verdicts, on verdicts made by hand.
 
 
-def findings(images, plain, **verdicts):
+def findings(images, plain, randomised=False, **verdicts):
     x, y = images
-    judge = Judge(plain, y, False, 0)
+    judge = Judge(plain, y, randomised, 0)
     return Findings(judge, "single", x, y, sw.Linf(EPS), 0, 4, **verdicts)
 
 
@@ -132,15 +133,16 @@ def test_weaker_attacks_that_win(check, name, other, limit, images, plain):
 
 
 def test_transfer_that_wins(images, plain):
-    def run(transfer, own, other=0.9):
+    def run(transfer, own, other=0.9, randomised=True):
         correct = {"off": share(transfer), "a": share(own), "b": share(other), "noise": share(0.0)}
         kinds = {"off": "transfer", "a": "white-box", "b": "white-box", "noise": "noise"}
-        return transfer_beats_white_box(findings(images, plain, correct=correct, kinds=kinds))
+        return transfer_beats_white_box(findings(images, plain, randomised, correct=correct, kinds=kinds))
 
     assert run(0.3, 0.5).fired
     assert not run(0.5, 0.5).fired
     assert not run(0.3, 0.9, other=0.3).fired, "the best white-box attack counts"
-    white = findings(images, plain, correct={"a": share(0.5)}, kinds={"a": "white-box"})
+    assert run(0.3, 0.5, randomised=False) is None, "a deterministic model has no noise to hide a gradient"
+    white = findings(images, plain, True, correct={"a": share(0.5)}, kinds={"a": "white-box"})
     assert transfer_beats_white_box(white) is None
 
 
@@ -206,3 +208,39 @@ def test_frozen_noise(images, noisy, plain):
     with torch.no_grad():
         noisy.head.raw_diagonal.fill_(3.0)
     assert not run(noisy).fired, "errors that the noise makes by itself are no failure of the attack"
+
+
+def test_noise_that_cannot_be_switched_off_is_said_and_nothing_is_pretended(plain, images):
+    class Foreign(nn.Module):
+        """Draws its noise with torch.randn_like, out of reach of the noise layers' switch."""
+
+        def forward(self, x):
+            logits = plain(x)
+            return logits + torch.randn_like(logits)
+
+    codes, checked, found = fired(Foreign(), images, "quick")
+    assert "noise-stays-on" in codes
+    assert not {"transfer", "frozen-noise"} & checked
+    assert not [row.name for row in found.attacks if row.kind == "transfer"]
+    assert [row.rule for row in found.stochastic.rules] == ["single", "mean-softmax"]
+    x, y = images
+    with pytest.raises(UsageError, match="mean-network"):
+        evaluate(Foreign(), x, y, sw.Linf(EPS), "quick", rule="mean-network")
+
+
+def test_gradients_that_are_not_finite_count_as_vanished(plain, images):
+    class Undefined(nn.Module):
+        """Adds zero times a square root at zero, whose derivative is not a number."""
+
+        def forward(self, x):
+            return plain(x) + 0 * (x * 0).flatten(1).norm(dim=1, keepdim=True).sqrt()
+
+    codes, _, _ = fired(Undefined(), images, "quick")
+    assert "zero-gradients" in codes
+
+
+def test_labels_of_any_integer_type_and_radii_as_text(plain, images):
+    x, y = images
+    found, _ = evaluate(plain, x, y.int(), sw.Linf("8/255"), "quick", curve=["4/255"])
+    assert [point.eps for point in found.curve] == [0.0, pytest.approx(4 / 255), pytest.approx(8 / 255)]
+    assert all(row.eot == 1 for row in found.attacks)

@@ -285,3 +285,28 @@ def test_a_moment_gives_the_same_numbers_twice():
     draws = [torch.rand(4, generator=Moment(3).generator(like, what)) for what in ("a", "a", "b")]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+def test_without_validation_samples_nothing_can_be_selected(tmp_path):
+    made = data()
+    bare = Data("made", made.train, made.validation.take(0), made.test, made.classes, made.shape)
+    model = build_model("mlp", (3,), 2, {"widths": ()})
+    with pytest.raises(UsageError, match="validation samples"):
+        Fit(model, Objective(), bare, Training(epochs=1), tmp_path)
+    Fit(model, Objective(), bare, Training(epochs=1, select="last"), tmp_path).run()
+
+
+def test_weights_that_are_not_finite_are_never_written(tmp_path, monkeypatch):
+    job = fit(tmp_path, epochs=1, select="last")
+
+    def poisoned(*args):
+        Fit._step(job, *args)
+        if job.progress.batch == 3:  # the last batch: no later loss can give it away
+            with torch.no_grad():
+                next(job.model.parameters()).fill_(math.nan)
+
+    monkeypatch.setattr(job, "_step", poisoned)
+    with pytest.raises(TrainingError, match="finite"):
+        job.run()
+    assert not checkpoint.path_of(tmp_path).exists()
+    assert not (tmp_path / "model.safetensors").exists()

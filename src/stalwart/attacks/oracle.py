@@ -82,7 +82,7 @@ class Oracle:
                     )
                 gradient = gradient + torch.autograd.grad(value.sum(), x)[0]
                 values.append(value.detach())
-        value = torch.stack(values).mean(0)
+        value, gradient = torch.stack(values).mean(0), gradient / len(values)
         self.forwards[index] += self._passes
         self.backwards[index] += self._passes
         return value, logits[-1].detach(), torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
