@@ -1,8 +1,8 @@
 """A faster input gradient for a model's first convolution on the CPU.
 
 An attack wants the gradient at the image, through a convolution with one to four input channels. The library kernels for
-that backward pass are built for many channels and take as long as a much larger layer; a matrix product with the unfolded
-kernel followed by ``fold`` gives the same sums two to four times faster.
+that backward pass are built for many channels and take as long as a much larger layer; a matrix product with the kernel and
+one shifted sum for each of its taps give the same numbers two to six times faster.
 """
 
 from collections.abc import Callable, Iterable
@@ -76,17 +76,24 @@ class _ThinConv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         (weight,) = ctx.saved_tensors
-        kernel = weight.reshape(len(weight), -1).t()
-        batch, width = gradient.shape[:2]
+        width, channels, tall, wide = weight.shape
+        batch, _, height, length = gradient.shape
+        (step_y, step_x), (pad_y, pad_x) = _pair(ctx.stride), _pair(ctx.padding)
+        kernel = weight.reshape(width, -1).t()
         if gradient.is_contiguous():
-            columns = kernel @ gradient.reshape(batch, width, -1)
+            products = (kernel @ gradient.reshape(batch, width, -1)).transpose(0, 1)
         else:
-            flat = kernel @ gradient.permute(0, 2, 3, 1).reshape(-1, width).t()
-            columns = flat.view(len(kernel), batch, -1).transpose(0, 1)
-        return (
-            F.fold(columns, ctx.shape[2:], weight.shape[2:], padding=ctx.padding, stride=ctx.stride),
-            None,
-            None,
-            None,
-            None,
-        )
+            products = kernel @ gradient.permute(0, 2, 3, 1).reshape(-1, width).t()
+        products = products.reshape(channels, tall, wide, batch, height, length)
+        padded = gradient.new_zeros(batch, channels, ctx.shape[2] + 2 * pad_y, ctx.shape[3] + 2 * pad_x)
+        for i in range(tall):
+            rows = slice(i, i + step_y * (height - 1) + 1, step_y)
+            for j in range(wide):
+                columns = slice(j, j + step_x * (length - 1) + 1, step_x)
+                padded[:, :, rows, columns] += products[:, i, j].transpose(0, 1)
+        found = padded[:, :, pad_y : pad_y + ctx.shape[2], pad_x : pad_x + ctx.shape[3]]
+        return found, None, None, None, None
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1] if len(value) > 1 else value[0])
