@@ -6,6 +6,7 @@ from torch import Tensor
 from stalwart.attacks.losses import Goal
 from stalwart.attacks.oracle import Oracle
 from stalwart.sets import ThreatSet
+from stalwart.sets.base import expand
 
 _TRUSTED_DRAWS = 10
 
@@ -56,7 +57,7 @@ def ascend(
         if last:
             broken[index[wrong]] = True
             break
-        z = within.project(x, z + _spread(width, z) * within.steepest(gradient))
+        z = within.project(x, z + expand(width, z) * within.steepest(gradient))
         if wrong.any():
             broken[index[wrong]] = True
             alive = (~wrong).nonzero()[:, 0]
@@ -65,7 +66,3 @@ def ascend(
             index, x, z, width = index[alive], x[alive], z[alive], width[alive]
             goal, within = goal.select(alive), within.select(alive)
     return found, broken
-
-
-def _spread(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.dim() - 1))

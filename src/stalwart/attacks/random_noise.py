@@ -12,6 +12,7 @@ from stalwart.attacks.oracle import Oracle
 from stalwart.core.numbers import require
 from stalwart.core.random import generator, normal
 from stalwart.sets import ThreatSet
+from stalwart.sets.base import expand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,5 +50,4 @@ class RandomNoise(Attack):
     def _point(self, x: Tensor, within: ThreatSet, source: torch.Generator) -> Tensor:
         if self.kind == "uniform":
             return within.sample(x, source)
-        width = torch.as_tensor(within.scale, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.dim() - 1))
-        return within.project(x, x + width * within.steepest(normal(x.shape, source, x)))
+        return within.project(x, x + expand(within.scale, x) * within.steepest(normal(x.shape, source, x)))

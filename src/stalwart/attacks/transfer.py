@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from stalwart.attacks.base import Attack
@@ -67,4 +66,4 @@ class Transfer(Attack):
         x_adv = inner.run(view, x, y, within, seed)
         target.forwards += view.forwards
         target.backwards += view.backwards
-        return torch.as_tensor(x_adv)
+        return x_adv

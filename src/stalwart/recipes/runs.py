@@ -24,7 +24,7 @@ from stalwart.data import load as load_data
 from stalwart.evaluation import Samples, evaluate, steps_of
 from stalwart.models import build_model
 from stalwart.objectives.table import OBJECTIVES
-from stalwart.recipes.load import dump_recipe, parse_recipe
+from stalwart.recipes.load import dump_recipe, load_recipe
 from stalwart.recipes.schema import EvaluationSection, Recipe
 from stalwart.report import Report, RunReport, environment
 from stalwart.sets.table import SETS
@@ -180,12 +180,7 @@ def read_recipe(folder: Path) -> Recipe:
     path = folder / "recipe.yaml"
     if not path.exists():
         raise FileError(f"{folder} is not a run: it has no recipe.yaml. Name a folder that `stalwart train` wrote.")
-    import yaml
-
-    try:
-        return parse_recipe(yaml.safe_load(read_bytes(path, "recipe")), str(path))
-    except yaml.YAMLError as problem:
-        raise FileError(f"recipe {path} is not valid YAML: {' '.join(str(problem).split())}") from None
+    return load_recipe(str(path))
 
 
 def evaluate_model(
