@@ -7,7 +7,9 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
+from stalwart.attacks.fast_gradients import FastGradients
 from stalwart.attacks.guard import undisturbed
+from stalwart.attacks.layout import fitting_batch
 from stalwart.attacks.losses import margin
 from stalwart.attacks.oracle import Average, Oracle
 from stalwart.core.checks import check_images, check_labels
@@ -86,7 +88,8 @@ class Attack:
             y: labels [B], integers in [0, K).
             within: the threat set, with one radius or one per sample.
             seed: the same seed (and batch size) gives the same result.
-            batch_size: samples attacked together; by default 128 on the CPU and 1024 on a GPU.
+            batch_size: samples attacked together; by default as many as keep activations below 16 MiB on the CPU
+                (32 to 512), and 1024 on a GPU.
 
         Raises:
             InputError: NaN, values out of range, wrong shapes, labels that do not exist, a model that is not one.
@@ -94,17 +97,18 @@ class Attack:
         """
         check_images(x, within.low, within.high)
         check_labels(y, len(x))
-        if batch_size is None:
-            batch_size = 128 if x.device.type == "cpu" else 1024
-        require(batch_size >= 1, f"the batch size must be at least 1, got {batch_size}.")
+        require(batch_size is None or batch_size >= 1, f"the batch size must be at least 1, got {batch_size}.")
         x, y = x.detach().clamp(within.low, within.high), y.long().to(x.device)
         within.bounds(x)  # refuses a number of radii that is not the batch size
         parts = []
         with undisturbed(model, seed):
-            for number, start in enumerate(range(0, len(x), batch_size)):
-                index = torch.arange(start, min(start + batch_size, len(x)), device=x.device)
+            chosen = batch_size or fitting_batch(model, x)
+            for number, start in enumerate(range(0, len(x), chosen)):
+                index = torch.arange(start, min(start + chosen, len(x)), device=x.device)
                 part = self._attack(model, x[index], y[index], within.select(index), derive(seed, "chunk", number))
                 parts.append(part)
+        if batch_size is None:
+            parts[0].cost.forwards[:1] += 1  # the pass that measured the activations
         return AttackResult(
             torch.cat([part.x_adv for part in parts]),
             torch.cat([part.success for part in parts]),
@@ -125,8 +129,8 @@ class Attack:
             raise BrokenPromiseError(
                 f"{type(self).__name__} left {within.describe()} in sample {bad}; please report this."
             )
-        with torch.no_grad():
+        with torch.no_grad(), FastGradients():
             draws = JUDGE_DRAWS if oracle.randomised else 1
-            found = -margin(scores(model, x_adv, "mean-softmax" if draws > 1 else "single", draws), y)
+            found = -margin(scores(model, oracle.arrange(x_adv), "mean-softmax" if draws > 1 else "single", draws), y)
         oracle.forwards += 1 if getattr(model, "cheap_draws", False) else draws
         return AttackResult(x_adv, ~(found > 0), found, Cost(oracle.forwards, oracle.backwards))

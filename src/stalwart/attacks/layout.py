@@ -1,4 +1,4 @@
-"""Memory layout: on the CPU, convolutions run up to 1.7 times faster with channels last."""
+"""Memory on the CPU: convolutions run up to 1.7 times faster with channels last, and large tensors are slow to allocate."""
 
 import torch
 from torch import Tensor, nn
@@ -23,3 +23,29 @@ def prefers_channels_last(model: nn.Module, x: Tensor) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+_EASY_BYTES = 16 << 20
+"""Two such activations fit in a last-level cache; above 32 MiB the system maps and zeroes each tensor anew."""
+
+
+def fitting_batch(model: nn.Module, x: Tensor) -> int:
+    """Return how many inputs to run together, after one pass on the first to measure its activations.
+
+    On the CPU, as many as keep the largest activation small, from 32 to 512; 1024 elsewhere.
+    """
+    largest = x[:1].numel() * x.element_size()
+
+    def measure(module: nn.Module, inputs: object, out: object) -> None:
+        nonlocal largest
+        if isinstance(out, Tensor):
+            largest = max(largest, out.numel() * out.element_size())
+
+    hooks = [module.register_forward_hook(measure) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model(x[:1].clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return min(max(_EASY_BYTES // largest, 32), 512) if x.device.type == "cpu" else 1024

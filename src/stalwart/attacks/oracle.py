@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from stalwart.attacks.fast_gradients import FastGradients
 from stalwart.attacks.layout import arrange, prefers_channels_last
 from stalwart.attacks.losses import Goal
-from stalwart.attacks.thin import ThinConvolutions
 from stalwart.core.checks import check_logits
 from stalwart.core.errors import InputError
 from stalwart.stochastic import draw_logits, is_random
@@ -59,7 +59,8 @@ class Oracle:
     def logits(self, x: Tensor, index: Tensor, draws: int = 1) -> Tensor:
         """Return logits [draws, B, K] without gradient; ``index`` says which samples of the batch these are."""
         self.forwards[index] += 1 if getattr(self.model, "cheap_draws", False) else draws
-        return draw_logits(self.model, x, draws)
+        with FastGradients():
+            return draw_logits(self.model, self.arrange(x), draws)
 
     def gradient(self, x: Tensor, goal: Goal, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the averaged loss [B], the logits of the last draw [B, K] and the loss's gradient [B, ...] at x.
@@ -70,8 +71,9 @@ class Oracle:
         x = self.arrange(x.detach()).requires_grad_()
         # A mean of losses is taken draw by draw where each draw is a whole pass: one graph in memory, not eot of them.
         alone = self._passes > 1 and self.average == "loss"
-        values, gradient = [], torch.zeros_like(x)
-        with torch.enable_grad(), ThinConvolutions():
+        values: list[Tensor] = []
+        gradient: Tensor | None = None
+        with torch.enable_grad(), FastGradients():
             for _ in range(self.eot if alone else 1):
                 logits = draw_logits(self.model, x, 1 if alone else self.eot)
                 value = self.averaged(logits, goal)
@@ -80,9 +82,12 @@ class Oracle:
                         "the model's output carries no gradient with respect to its input (it is detached, or computed "
                         "outside torch); use a transfer attack from a differentiable source model instead."
                     )
-                gradient = gradient + torch.autograd.grad(value.sum(), x)[0]
+                (fresh,) = torch.autograd.grad(value.sum(), x)
+                gradient = fresh if gradient is None else gradient + fresh
                 values.append(value.detach())
-        value, gradient = torch.stack(values).mean(0), gradient / len(values)
+        value = torch.stack(values).mean(0)
+        assert gradient is not None
+        gradient = gradient if len(values) == 1 else gradient / len(values)
         self.forwards[index] += self._passes
         self.backwards[index] += self._passes
         return value, logits[-1].detach(), torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)

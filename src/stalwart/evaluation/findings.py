@@ -58,11 +58,11 @@ class Findings:
         return run(self.model, self.x[:count], self.y[:count], within=within, seed=self.seed).x_adv
 
 
-def gap(better: Tensor, worse: Tensor) -> tuple[float, bool]:
-    """Return mean(better) - mean(worse) of paired outcomes [N] bool, and whether it exceeds twice its standard error.
+def gap(better: Tensor, worse: Tensor, errors: float = 2.0) -> tuple[float, bool]:
+    """Return mean(better) - mean(worse) of paired outcomes [N] bool, and whether it exceeds that many standard errors.
 
     The standard error is that of paired proportions (McNemar 1947): the square root of the number of disagreements, over N.
     """
     difference = float(better.float().mean() - worse.float().mean())
     disagreements = int((better != worse).sum())
-    return difference, difference * len(better) > 2 * disagreements**0.5
+    return difference, difference * len(better) > errors * disagreements**0.5

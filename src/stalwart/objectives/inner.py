@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from stalwart.attacks.fast_gradients import FastGradients
 from stalwart.attacks.guard import evaluating
 from stalwart.attacks.losses import cross_entropy
-from stalwart.attacks.thin import ThinConvolutions
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import normal
 from stalwart.core.registry import lookup
@@ -35,7 +35,7 @@ def maximise(
     every sample at a fixed price.
     """
     z = start.detach()
-    with evaluating(model), torch.enable_grad(), ThinConvolutions():
+    with evaluating(model), torch.enable_grad(), FastGradients():
         for _ in range(steps):
             z.requires_grad_()
             (gradient,) = torch.autograd.grad(value(draw_logits(model, z, draws)).sum(), z)

@@ -1,5 +1,7 @@
 """The fast paths of the CPU change no number."""
 
+import contextlib
+
 import hypothesis
 import pytest
 import torch
@@ -8,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import stalwart as sw
-from stalwart.attacks.layout import arrange, prefers_channels_last
-from stalwart.attacks.thin import ThinConvolutions
+from stalwart.attacks.fast_gradients import FastGradients
+from stalwart.attacks.layout import arrange, fitting_batch, prefers_channels_last
+from stalwart.core import jit
 from stalwart.core.random import generator
 
 
@@ -38,7 +41,7 @@ def test_the_thin_gradient_is_autograds(dtype, case, batch):
     for thin in (False, True):
         z = x.clone().requires_grad_()
         if thin:
-            with ThinConvolutions():
+            with FastGradients():
                 out = F.conv2d(z, weight, offset, stride=stride, padding=padding)
             assert "Thin" in type(out.grad_fn).__name__ or channels > 4
         else:
@@ -72,7 +75,7 @@ def test_any_convolution_may_be_met_in_the_context(layer):
     for thin in (False, True):
         z = x.clone().requires_grad_()
         if thin:
-            with ThinConvolutions():
+            with FastGradients():
                 (gradient,) = torch.autograd.grad(layer(z).square().sum(), z)
         else:
             (gradient,) = torch.autograd.grad(layer(z).square().sum(), z)
@@ -82,7 +85,7 @@ def test_any_convolution_may_be_met_in_the_context(layer):
 
 def test_an_unbatched_image_is_left_to_torch():
     z = torch.randn(1, 5, 5, generator=generator(0)).requires_grad_()
-    with ThinConvolutions():
+    with FastGradients():
         out = F.conv2d(z, torch.ones(1, 1, 2, 2))
     assert "Thin" not in type(out.grad_fn).__name__
 
@@ -90,7 +93,7 @@ def test_an_unbatched_image_is_left_to_torch():
 def test_a_gradient_that_is_one_number_repeated_works():
     z = torch.randn(2, 1, 5, 5, generator=generator(0)).requires_grad_()
     weight = torch.randn(3, 1, 3, 3, generator=generator(1))
-    with ThinConvolutions():
+    with FastGradients():
         out = F.conv2d(z, weight)
     (thin,) = torch.autograd.grad(out.sum(), z)
     (plain,) = torch.autograd.grad(F.conv2d(z, weight).sum(), z)
@@ -149,3 +152,103 @@ def test_channels_last_weights_and_inputs_work():
     one = sw.attack("bim")(plain, x, y, within=sw.Linf(0.05))
     other = sw.attack("bim")(turned, x.contiguous(memory_format=torch.channels_last), y, within=sw.Linf(0.05))
     assert torch.allclose(one.margin, other.margin, atol=1e-4)
+
+
+@st.composite
+def pooled(draw):
+    batch, channels = draw(st.integers(1, 4)), draw(st.integers(1, 20))
+    size = (2 * draw(st.integers(1, 5)), 2 * draw(st.integers(1, 5)))
+    return batch, channels, size, draw(st.booleans()), draw(st.integers(1, 3)), draw(st.booleans())
+
+
+def _stack(x, rectify):
+    return F.max_pool2d(F.relu(x) if rectify else x, 2)
+
+
+@hypothesis.given(case=pooled())
+def test_pooling_is_torchs_bit_for_bit_ties_and_nan_included(case):
+    batch, channels, size, rectify, levels, nan = case
+    # Few levels make ties; the first of equals gets the gradient.
+    x = torch.randint(-levels, levels + 1, (batch, channels, *size), generator=generator(0)).float()
+    if nan:
+        x[0, 0, 0, 0] = torch.nan
+    x = x.contiguous(memory_format=torch.channels_last)
+    c = torch.randn(batch, channels, size[0] // 2, size[1] // 2, generator=generator(1))
+    results = []
+    for fast in (False, True):
+        z = x.clone().requires_grad_()
+        if fast:
+            with FastGradients():
+                out = _stack(z, rectify)
+            assert "Halving" in type(out.grad_fn).__name__ or not jit.available()
+        else:
+            out = _stack(z, rectify)
+        results.append((out.detach(), torch.autograd.grad(out, z, c)[0]))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape"),
+    [
+        (nn.MaxPool2d(3, 2), (2, 3, 8, 8)),
+        (nn.MaxPool2d(2, 1), (2, 3, 8, 8)),
+        (nn.MaxPool2d(2, padding=1), (2, 3, 8, 8)),
+        (nn.MaxPool2d(2, ceil_mode=True), (2, 3, 7, 7)),
+        (nn.MaxPool2d(2), (2, 3, 7, 6)),
+        (nn.MaxPool2d((2, 3)), (2, 3, 6, 6)),
+        (nn.MaxPool2d(2), (3, 6, 6)),
+        (nn.Sequential(nn.ReLU(inplace=True), nn.MaxPool2d(2)), (2, 3, 6, 6)),
+        (nn.Sequential(nn.ReLU(), nn.Tanh(), nn.MaxPool2d(2)), (2, 3, 6, 6)),
+    ],
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_any_pooling_may_be_met_in_the_context(pool, shape, last):
+    x = torch.randn(shape, generator=generator(0))
+    if last and x.dim() == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    found = []
+    for fast in (False, True):
+        z = x.clone().requires_grad_()
+        if fast:
+            with FastGradients():
+                out = pool(z * 2)
+        else:
+            out = pool(z * 2)
+        found.append((out.detach(), torch.autograd.grad(out.square().sum(), z)[0]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
+
+
+def test_a_rectified_tensor_used_twice_keeps_both_gradients():
+    x = torch.randn(2, 3, 4, 4, generator=generator(0)).contiguous(memory_format=torch.channels_last)
+    found = []
+    for fast in (False, True):
+        z = x.clone().requires_grad_()
+        with FastGradients() if fast else contextlib.nullcontext():
+            rectified = F.relu(z)
+            value = (F.max_pool2d(rectified, 2).sum() + rectified.square().sum()).sum()
+        found.append(torch.autograd.grad(value, z)[0])
+    assert torch.allclose(*found, atol=1e-6)
+
+
+def test_without_numba_the_plain_operators_serve(monkeypatch):
+    monkeypatch.setattr(jit, "available", lambda: False)
+    x = torch.randn(2, 1, 6, 6, generator=generator(0))
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
+    z = arrange(x).requires_grad_()
+    with FastGradients():
+        out = model(z)
+    (found,) = torch.autograd.grad(out.sum(), z)
+    (plain,) = torch.autograd.grad(model(z).sum(), z)
+    assert torch.allclose(found, plain, atol=1e-6)
+
+
+def test_the_batch_keeps_activations_small():
+    wide = nn.Sequential(
+        nn.Conv2d(1, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 3)
+    )
+    x = torch.rand(4, 1, 28, 28, generator=generator(0))
+    assert fitting_batch(wide, x) == (16 << 20) // (64 * 28 * 28 * 4)
+    assert fitting_batch(nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), x) == 512
+    assert not any(module._forward_hooks for module in wide.modules())
