@@ -2,9 +2,22 @@
 
 from stalwart import stochastic
 from stalwart.attacks import attack
+from stalwart.bounds import bound, margin_bound
 from stalwart.core.errors import StalwartError
 from stalwart.report import Report, evaluate
 from stalwart.sets import L0, L2, Linf
 
 __version__ = "0.1.0"
-__all__ = ["L0", "L2", "Linf", "Report", "StalwartError", "__version__", "attack", "evaluate", "stochastic"]
+__all__ = [
+    "L0",
+    "L2",
+    "Linf",
+    "Report",
+    "StalwartError",
+    "__version__",
+    "attack",
+    "bound",
+    "evaluate",
+    "margin_bound",
+    "stochastic",
+]

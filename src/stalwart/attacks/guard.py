@@ -6,20 +6,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from stalwart.core.modes import evaluating
 from stalwart.core.random import derive, isolated
 from stalwart.stochastic import noise
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every submodule in evaluation mode inside the block and restore each one's own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextlib.contextmanager

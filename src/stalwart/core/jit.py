@@ -67,3 +67,10 @@ def helper(function: Callable[..., Any]) -> Callable[..., Any]:
     from numba import njit
 
     return njit(cache=True)(inspect.unwrap(function))
+
+
+def summing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function that loops call and whose sums may be taken in any order, so that they use vector instructions."""
+    from numba import njit
+
+    return njit(cache=True, fastmath={"reassoc", "contract"})(inspect.unwrap(function))

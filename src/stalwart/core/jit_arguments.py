@@ -26,6 +26,22 @@ def _float32_at(context: Any, address: Any) -> Any:
 
 
 @intrinsic
+def _float64_at(context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.DoubleType().as_pointer())
+
+    return types.CPointer(types.float64)(address), generate
+
+
+@intrinsic
+def _int64_at(context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+
+    return types.CPointer(types.int64)(address), generate
+
+
+@intrinsic
 def _uint8_at(context: Any, address: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
@@ -51,3 +67,15 @@ def float32(address: Any, shape: Any) -> Any:
 def uint8(address: Any, shape: Any) -> Any:
     """See an address as an array of bytes."""
     return carray(_uint8_at(address), shape)  # type: ignore[call-arg]
+
+
+@helper
+def float64(address: Any, shape: Any) -> Any:
+    """See an address as an array of 64-bit floats."""
+    return carray(_float64_at(address), shape)  # type: ignore[call-arg]
+
+
+@helper
+def int64(address: Any, shape: Any) -> Any:
+    """See an address as an array of 64-bit integers."""
+    return carray(_int64_at(address), shape)  # type: ignore[call-arg]

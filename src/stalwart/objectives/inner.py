@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.attacks.fast_gradients import FastGradients
-from stalwart.attacks.guard import evaluating
 from stalwart.attacks.losses import cross_entropy
+from stalwart.core.modes import evaluating
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import normal
 from stalwart.core.registry import lookup

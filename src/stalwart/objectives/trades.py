@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stalwart.attacks.guard import evaluating
+from stalwart.core.modes import evaluating
 from stalwart.core.numbers import Number, require
 from stalwart.objectives.base import Moment, Net
 from stalwart.objectives.inner import Adversarial

@@ -1,0 +1,1 @@
+"""Smooth and step functions: sound intervals and lines, rounded outward."""

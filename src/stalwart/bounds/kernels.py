@@ -1,0 +1,270 @@
+"""Compiled loops of the backward walk, each one pass over the coefficients.
+
+Rows are numbered over the batch: of R = B * S rows, S in turn belong to one sample. Patches are [R, h, w, C] with the place
+of their first entry in the image, which may lie outside; entries outside are zero and stay so. ``wide`` says whether floats
+have 64 bits.
+"""
+
+from typing import Any
+
+from stalwart.core.jit import compiled, helper, summing
+from stalwart.core.jit_arguments import float32, float64, int64, my_share
+
+
+@summing
+def _relax_run(a: Any, lower: Any, low: Any, upper: Any, high: Any) -> Any:
+    """Replace a by a⁺ lower + a⁻ upper and return Σ a⁺ low + a⁻ high."""
+    total = a[0] * 0
+    zero = total
+    for j in range(len(a)):
+        above, below = max(a[j], zero), min(a[j], zero)
+        total += above * low[j] + below * high[j]
+        a[j] = above * lower[j] + below * upper[j]
+    return total
+
+
+@summing
+def _minimum_run(a: Any, centre: Any, reach: Any) -> Any:
+    """Return Σ a centre - |a| reach."""
+    total = a[0] * 0
+    for j in range(len(a)):
+        total += a[j] * centre[j] - abs(a[j]) * reach[j]
+    return total
+
+
+@helper
+def _relax(a: Any, lower: Any, low: Any, upper: Any, high: Any, out: Any, rows: Any, begin: Any, end: Any) -> None:
+    for r in range(begin, end):
+        b = r // rows
+        out[r] += _relax_run(a[r], lower[b], low[b], upper[b], high[b])
+
+
+@compiled
+def relax(words: Any) -> None:
+    """Pass a function's lines: (wide, S, B, n, a [R, n], four of [B, n], constants [R] of 64 bits)."""
+    begin, end = my_share(words)
+    wide, rows, batch, size = words[3], words[4], words[5], words[6]
+    out = float64(words[12], (batch * rows,))
+    if wide:
+        _relax(
+            float64(words[7], (batch * rows, size)),
+            float64(words[8], (batch, size)),
+            float64(words[9], (batch, size)),
+            float64(words[10], (batch, size)),
+            float64(words[11], (batch, size)),
+            out,
+            rows,
+            begin,
+            end,
+        )
+    else:
+        _relax(
+            float32(words[7], (batch * rows, size)),
+            float32(words[8], (batch, size)),
+            float32(words[9], (batch, size)),
+            float32(words[10], (batch, size)),
+            float32(words[11], (batch, size)),
+            out,
+            rows,
+            begin,
+            end,
+        )
+
+
+@helper
+def _minimum(a: Any, centre: Any, reach: Any, out: Any, rows: Any, begin: Any, end: Any) -> None:
+    for r in range(begin, end):
+        out[r] += _minimum_run(a[r], centre[r // rows], reach[r // rows])
+
+
+@compiled
+def minimum(words: Any) -> None:
+    """Minimise over a box: (wide, S, B, n, a [R, n], centre [B, n], reach [B, n], constants [R] of 64 bits)."""
+    begin, end = my_share(words)
+    wide, rows, batch, size = words[3], words[4], words[5], words[6]
+    out = float64(words[10], (batch * rows,))
+    if wide:
+        a = float64(words[7], (batch * rows, size))
+        _minimum(a, float64(words[8], (batch, size)), float64(words[9], (batch, size)), out, rows, begin, end)
+    else:
+        b = float32(words[7], (batch * rows, size))
+        _minimum(b, float32(words[8], (batch, size)), float32(words[9], (batch, size)), out, rows, begin, end)
+
+
+@helper
+def _span(place: Any, length: Any, size: Any) -> Any:
+    """Return which of ``length`` entries from ``place`` on lie inside [0, size)."""
+    return max(0, -place), max(max(0, -place), min(length, size - place))
+
+
+@helper
+def _relax_patches(
+    a: Any, places: Any, lower: Any, low: Any, upper: Any, high: Any, out: Any, rows: Any, begin: Any, end: Any
+) -> None:
+    _, tall, wide, channels = a.shape
+    _, height, width, _ = lower.shape
+    for r in range(begin, end):
+        b, top, left = r // rows, places[r, 0], places[r, 1]
+        first, last = _span(top, tall, height)
+        begin_x, end_x = _span(left, wide, width)
+        if begin_x == end_x:
+            continue
+        total = 0.0
+        for i in range(first, last):
+            run = slice((left + begin_x) * channels, (left + end_x) * channels)
+            line = a[r, i].reshape(wide * channels)[begin_x * channels : end_x * channels]
+            y = top + i
+            total += _relax_run(
+                line,
+                lower[b, y].reshape(width * channels)[run],
+                low[b, y].reshape(width * channels)[run],
+                upper[b, y].reshape(width * channels)[run],
+                high[b, y].reshape(width * channels)[run],
+            )
+        out[r] += total
+
+
+@compiled
+def relax_patches(words: Any) -> None:
+    """Pass lines: (wide, S, B, h, w, C, H, W, a [R, h, w, C], places [R, 2], four of [B, H, W, C], constants [R])."""
+    begin, end = my_share(words)
+    wide, rows, batch = words[3], words[4], words[5]
+    patch = (batch * rows, words[6], words[7], words[8])
+    image = (batch, words[9], words[10], words[8])
+    places, out = int64(words[12], (batch * rows, 2)), float64(words[17], (batch * rows,))
+    if wide:
+        _relax_patches(
+            float64(words[11], patch),
+            places,
+            float64(words[13], image),
+            float64(words[14], image),
+            float64(words[15], image),
+            float64(words[16], image),
+            out,
+            rows,
+            begin,
+            end,
+        )
+    else:
+        _relax_patches(
+            float32(words[11], patch),
+            places,
+            float32(words[13], image),
+            float32(words[14], image),
+            float32(words[15], image),
+            float32(words[16], image),
+            out,
+            rows,
+            begin,
+            end,
+        )
+
+
+@helper
+def _minimum_patches(a: Any, places: Any, centre: Any, reach: Any, out: Any, rows: Any, begin: Any, end: Any) -> None:
+    _, tall, wide, channels = a.shape
+    _, height, width, _ = centre.shape
+    for r in range(begin, end):
+        b, top, left = r // rows, places[r, 0], places[r, 1]
+        first, last = _span(top, tall, height)
+        begin_x, end_x = _span(left, wide, width)
+        if begin_x == end_x:
+            continue
+        total = 0.0
+        for i in range(first, last):
+            run = slice((left + begin_x) * channels, (left + end_x) * channels)
+            line = a[r, i].reshape(wide * channels)[begin_x * channels : end_x * channels]
+            total += _minimum_run(
+                line,
+                centre[b, top + i].reshape(width * channels)[run],
+                reach[b, top + i].reshape(width * channels)[run],
+            )
+        out[r] += total
+
+
+@compiled
+def minimum_patches(words: Any) -> None:
+    """Minimise over a box: (wide, S, B, h, w, C, H, W, a, places [R, 2], centre, reach [B, H, W, C], constants [R])."""
+    begin, end = my_share(words)
+    wide, rows, batch = words[3], words[4], words[5]
+    patch = (batch * rows, words[6], words[7], words[8])
+    image = (batch, words[9], words[10], words[8])
+    places, out = int64(words[12], (batch * rows, 2)), float64(words[15], (batch * rows,))
+    if wide:
+        _minimum_patches(
+            float64(words[11], patch),
+            places,
+            float64(words[13], image),
+            float64(words[14], image),
+            out,
+            rows,
+            begin,
+            end,
+        )
+    else:
+        _minimum_patches(
+            float32(words[11], patch),
+            places,
+            float32(words[13], image),
+            float32(words[14], image),
+            out,
+            rows,
+            begin,
+            end,
+        )
+
+
+@helper
+def _accumulate(target: Any, values: Any) -> None:
+    for j in range(len(target)):
+        target[j] += values[j]
+
+
+@helper
+def _fold(columns: Any, places: Any, step: Any, gap: Any, size: Any, out: Any, begin: Any, end: Any) -> None:
+    _, tall, wide, kernel_y, kernel_x, channels = columns.shape
+    _, out_tall, out_wide, _ = out.shape
+    for r in range(begin, end):
+        whole = out[r].reshape(out_tall * out_wide * channels)
+        for j in range(len(whole)):
+            whole[j] = 0
+        top, left = places[r, 0], places[r, 1]
+        for i in range(tall):
+            for p in range(kernel_y):
+                y = i * step[0] + p * gap[0]
+                if top + y < 0 or top + y >= size[0]:
+                    continue
+                line = out[r, y].reshape(out_wide * channels)
+                for j in range(wide):
+                    if gap[1] == 1:
+                        # The taps of one row lie side by side in both.
+                        base = j * step[1]
+                        first, last = _span(left + base, kernel_x, size[1])
+                        _accumulate(
+                            line[(base + first) * channels : (base + last) * channels],
+                            columns[r, i, j, p].reshape(kernel_x * channels)[first * channels : last * channels],
+                        )
+                    else:
+                        for q in range(kernel_x):
+                            x = j * step[1] + q * gap[1]
+                            if 0 <= left + x < size[1]:
+                                _accumulate(line[x * channels : (x + 1) * channels], columns[r, i, j, p, q])
+
+
+@compiled
+def fold(words: Any) -> None:
+    """Sum what a transposed convolution's taps give into patches of its input, zero outside the image.
+
+    Arguments: (wide, h, w, kernel h, kernel w, C, out h, out w, stride y, x, dilation y, x, H, W, columns
+    [R, h, w, kernel h, kernel w, C], places [R, 2], out [R, out h, out w, C]).
+    """
+    begin, end = my_share(words)
+    rows = words[2]
+    shape = (rows, words[4], words[5], words[6], words[7], words[8])
+    target = (rows, words[9], words[10], words[8])
+    step, gap, size = (words[11], words[12]), (words[13], words[14]), (words[15], words[16])
+    places = int64(words[18], (rows, 2))
+    if words[3]:
+        _fold(float64(words[17], shape), places, step, gap, size, float64(words[19], target), begin, end)
+    else:
+        _fold(float32(words[17], shape), places, step, gap, size, float32(words[19], target), begin, end)

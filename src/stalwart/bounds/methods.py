@@ -1,0 +1,240 @@
+"""The bounding methods by name, and the calls that use them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stalwart.bounds.backward import BackwardWalk, entries, lower_bound
+from stalwart.bounds.interval import Interval
+from stalwart.bounds.lines import check_strategy
+from stalwart.bounds.propagation import Propagation, Refine
+from stalwart.bounds.region import Region
+from stalwart.bounds.rules.elementwise import Function, settled
+from stalwart.bounds.rules.table import rule_of
+from stalwart.core.checks import check_images, check_labels
+from stalwart.core.errors import InputError, UsageError
+from stalwart.core.registry import suggest
+from stalwart.graph import Graph, Node, trace
+from stalwart.sets import ThreatSet
+from stalwart.stochastic import is_random
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """Sound bounds of each output, or of each row of a specification: ``lower`` and ``upper`` [B, K]."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+@dataclass(frozen=True)
+class Method:
+    """How intermediate intervals are found and how the output is bounded.
+
+    Attributes:
+        inner: "interval", "forms" (forward linear bounds) or "walk" (backward).
+        outer: the same for the output; a walk of "interval" and "forms" passes the last linear layers only.
+        depth: how many nonlinear operators inner walks pass before forms stand in for the rest; None for all.
+    """
+
+    inner: Literal["interval", "forms", "walk"]
+    outer: Literal["interval", "forms", "walk"]
+    depth: int | None = None
+
+
+METHODS: dict[str, Method] = {
+    "ibp": Method("interval", "interval"),
+    "crown-ibp": Method("interval", "walk"),
+    "lbp": Method("forms", "forms"),
+    "crown-lbp": Method("forms", "walk"),
+    "crown": Method("walk", "walk"),
+    **{f"relaxed-crown-{depth}": Method("walk", "walk", depth) for depth in (1, 2, 3, 4)},
+}
+"""Gowal et al. 2018 (ibp), Zhang et al. 2018 and 2020 (crown, crown-ibp), Lyu et al. 2021 (lbp, crown-lbp, relaxed-crown-v)."""
+
+
+def find_method(name: str) -> Method:
+    """Return the method of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in METHODS:
+        raise UsageError(f"unknown bounding method '{name}'.{suggest(name, METHODS)} Known: {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def bound(
+    model: nn.Module,
+    x: Tensor,
+    within: ThreatSet | None = None,
+    method: str = "ibp",
+    *,
+    weights: Any = None,
+    rows: Tensor | None = None,
+    strategy: str = "adaptive",
+    dtype: torch.dtype | None = None,
+) -> Bounds:
+    """Bound every output of ``model`` over all inputs in the threat set around x.
+
+    Args:
+        model: maps [B, ...] to [B, K]; bounded in evaluation mode.
+        x: inputs [B, ...] in data units.
+        within: the threat set; None for the inputs themselves (with ``weights``).
+        method: "ibp", "crown-ibp", "crown", "lbp", "crown-lbp", "relaxed-crown-v" with v from 1 to 4.
+        weights: a set with ``bounds(parameters)``, or lower and upper ends by parameter name, that parameters range over.
+        rows: a specification [R, K] or [B, R, K]; its rows are folded into the last layer and bounded instead of outputs.
+        strategy: lines of piecewise-linear functions: "tight" for certifiably trained networks, "adaptive" for others.
+        dtype: the arithmetic; that of the model by default, float64 for verdicts.
+
+    Raises:
+        InputError: inputs out of range, an operator without a rule (named with its module), a model in training mode.
+        UsageError: an unknown method or strategy.
+    """
+    if within is not None:
+        check_images(x, within.low, within.high)
+    known = propagate(model, x, within, method, weights=weights, strategy=strategy, dtype=dtype)
+    if rows is None:
+        rows = torch.eye(known.graph.output.shape[0], dtype=known.region.box.lower.dtype, device=x.device)
+    spec = rows.to(known.region.box.lower).expand(len(x), *rows.shape[-2:])
+    found = finish(known, torch.cat([spec, -spec], 1), find_method(method))
+    return Bounds(found[:, : spec.shape[1]], -found[:, spec.shape[1] :])
+
+
+def margin_bound(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    within: ThreatSet | None = None,
+    method: str = "ibp",
+    **options: Any,
+) -> Tensor:
+    """Return a lower bound [B] of min over j != y of f_y - f_j over the threat set; options as in :func:`bound`.
+
+    An input is proven robust where it is above 0; NaN proves nothing.
+    """
+    return margin_bounds(model, x, y, within, method, **options).amin(1)
+
+
+def margin_bounds(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    within: ThreatSet | None = None,
+    method: str = "ibp",
+    *,
+    weights: Any = None,
+    strategy: str = "adaptive",
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return lower bounds [B, K - 1] of f_y - f_j, j in increasing order without y; see :func:`bound`."""
+    check_labels(y, len(x))
+    if within is not None:
+        check_images(x, within.low, within.high)
+    known = propagate(model, x, within, method, weights=weights, strategy=strategy, dtype=dtype)
+    check_labels(y, len(x), known.graph.output.shape[0])
+    spec = margin_rows(y, known.graph.output.shape[0]).to(known.region.box.lower)
+    return finish(known, spec, find_method(method))
+
+
+def margin_rows(y: Tensor, classes: int) -> Tensor:
+    """Return e_y - e_j for every j != y: [B, K - 1, K]."""
+    eye = torch.eye(classes, device=y.device)
+    others = torch.arange(classes - 1, device=y.device).expand(len(y), -1)
+    others = others + (others >= y[:, None])
+    return eye[y][:, None] - eye[others]
+
+
+def propagate(
+    model: nn.Module,
+    x: Tensor,
+    within: ThreatSet | None = None,
+    method: str = "ibp",
+    *,
+    weights: Any = None,
+    strategy: str = "adaptive",
+    dtype: torch.dtype | None = None,
+) -> Propagation:
+    """Return intervals of every node for a method; :func:`finish` bounds the output from them."""
+    chosen = find_method(method)
+    check_strategy(strategy)
+    graph = prepare(model, x)
+    kind = dtype or x.dtype
+    base = x.to(kind)
+    region = Region(Interval(base, base)) if within is None else Region.around(base, within)
+    fixed = graph.fixed(model, None if dtype is None else kind, given=_weight_intervals(model, weights, kind))
+    return Propagation(graph, fixed, region, strategy, _REFINERS[chosen.inner](chosen.depth))
+
+
+def prepare(model: nn.Module, x: Tensor) -> Graph:
+    """Trace a model for bounding, and refuse what cannot be bounded."""
+    if is_random(model):
+        raise InputError(
+            "the model is randomised; bound it inside stochastic.noise(model, 'off') or certify by smoothing."
+        )
+    for name, module in model.named_modules():
+        if module.training and isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm):
+            raise InputError(
+                f"module '{name}' ({type(module).__name__}) is in training mode, where outputs are random or depend on the "
+                "batch; call model.eval() first."
+            )
+    graph = trace(model, x)
+    if len(graph.output.shape) != 1:
+        raise InputError(f"the model must return [B, K], but one sample's output has shape {list(graph.output.shape)}.")
+    return graph
+
+
+def _weight_intervals(model: nn.Module, weights: Any, dtype: torch.dtype) -> Mapping[str, Interval] | None:
+    if weights is None:
+        return None
+    named = dict(model.named_parameters())
+    ends = weights.bounds(named) if hasattr(weights, "bounds") else weights
+    for name in ends:
+        if name not in named:
+            raise UsageError(f"the model has no parameter '{name}'.{suggest(name, named)}")
+    return {name: Interval(low.to(dtype), high.to(dtype)) for name, (low, high) in ends.items()}
+
+
+def _by_interval(depth: int | None) -> Refine | None:
+    return None
+
+
+def _by_forms(depth: int | None) -> Refine | None:
+    def refine(known: Propagation, node: Node, held: Interval) -> Interval:
+        return held if node is known.graph.input else known.concretise(known.forms(node))
+
+    return refine
+
+
+def _by_walk(depth: int | None) -> Refine | None:
+    def refine(known: Propagation, node: Node, held: Interval) -> Interval:
+        if node is known.graph.input:
+            return held
+        wanted = torch.zeros_like(held.lower, dtype=torch.bool)
+        for user in known.relaxed:
+            if node in user.parents:
+                wanted |= ~settled(user, known) if isinstance(rule_of(user), Function) else True
+        return entries(known, node, wanted, None if depth is None else depth - 1, "forms")
+
+    return refine
+
+
+_REFINERS: dict[str, Callable[[int | None], Refine | None]] = {
+    "interval": _by_interval,
+    "forms": _by_forms,
+    "walk": _by_walk,
+}
+
+
+def finish(known: Propagation, rows: Tensor, method: Method) -> Tensor:
+    """Return lower bounds [B, R] of rows [B, R, K] of the output."""
+
+    def begin(walk: BackwardWalk) -> None:
+        walk.send(known.graph.output, rows.clone())
+
+    if method.outer == "walk":
+        return lower_bound(known, begin, depth=None if method.depth is None else method.depth - 1, end="forms")
+    return lower_bound(known, begin, depth=0, end=method.outer)

@@ -1,0 +1,130 @@
+"""Coefficients of convolutional layers that are zero outside a small window, kept as that window.
+
+The rows of an early layer's neurons see a few pixels each. As dense tensors they would be thousands of times larger; auto_LiRPA
+(Xu et al., 2020, arXiv 2002.12920) calls the same idea patches. Here they serve bounds without gradients on the CPU.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stalwart.bounds.interval import Interval
+from stalwart.bounds.lines import Lines
+from stalwart.core import jit
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """Coefficients [B, S, h, w, C] of windows whose first entries lie at ``places`` [B, S, 2] of an image [C, H, W].
+
+    Windows may reach over the image's border; entries there are zero.
+    """
+
+    coefficients: Tensor
+    places: Tensor
+    image: tuple[int, ...]
+
+    def dense(self) -> Tensor:
+        """Return the same rows as [B, S, C, H, W]."""
+        batch, rows, tall, wide, channels = self.coefficients.shape
+        _, height, width = self.image
+        out = self.coefficients.new_zeros(batch, rows, (height + 2 * tall) * (width + 2 * wide), channels)
+        top, left = self.places[..., 0] + tall, self.places[..., 1] + wide
+        y = torch.arange(tall, device=top.device)[:, None]
+        x = torch.arange(wide, device=top.device)[None, :]
+        where = (top[..., None, None] + y) * (width + 2 * wide) + left[..., None, None] + x
+        index = where.flatten(2).unsqueeze(-1).expand(-1, -1, -1, channels)
+        out.scatter_(2, index, self.coefficients.flatten(2, 3))
+        padded = out.unflatten(2, (height + 2 * tall, width + 2 * wide))
+        return padded[:, :, tall : tall + height, wide : wide + width].permute(0, 1, 4, 2, 3).contiguous()
+
+    def __add__(self, other: "Patches") -> "Patches":
+        """Add windows of the same rows, which lie at the same distance from each other in every row."""
+        shift = (other.places - self.places).reshape(-1, 2)[0].tolist()
+        ends = [
+            (0, mine, move, move + theirs)
+            for mine, theirs, move in zip(
+                self.coefficients.shape[2:4], other.coefficients.shape[2:4], shift, strict=True
+            )
+        ]
+        low = [min(one[0], one[2]) for one in ends]
+        high = [max(one[1], one[3]) for one in ends]
+        mine = [(one[0] - a, b - one[1]) for one, a, b in zip(ends, low, high, strict=True)]
+        theirs = [(one[2] - a, b - one[3]) for one, a, b in zip(ends, low, high, strict=True)]
+        total = _padded(self.coefficients, mine) + _padded(other.coefficients, theirs)
+        return Patches(total, self.places + torch.tensor(low, device=self.places.device), self.image)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether windows still are smaller than the image."""
+        return self.coefficients.shape[2] * self.coefficients.shape[3] < self.image[1] * self.image[2]
+
+    def relax(self, lines: Lines, constant: Tensor) -> "Patches":
+        """Pass a function's lines, [B, H, W, C] each; ``constant`` [B, S] grows by the intercepts' part."""
+        from stalwart.bounds import kernels
+
+        a = self.coefficients
+        batch, rows, tall, wide, channels = a.shape
+        sizes = (is_wide(a), rows, batch, tall, wide, channels, *self.image[1:])
+        parts = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
+        jit.run(kernels.relax_patches, batch * rows, *sizes, a, self.places, *parts, constant)
+        return self
+
+    def minimum(self, box: Interval, constant: Tensor) -> None:
+        """Add the smallest value over a box of images [B, H, W, C] to ``constant`` [B, S]."""
+        from stalwart.bounds import kernels
+
+        a = self.coefficients
+        batch, rows, tall, wide, channels = a.shape
+        centre, reach = box.centre.contiguous(), box.reach.contiguous()
+        sizes = (is_wide(a), rows, batch, tall, wide, channels, *self.image[1:])
+        jit.run(kernels.minimum_patches, batch * rows, *sizes, a, self.places, centre, reach, constant)
+
+
+def fold(
+    columns: Tensor,
+    places: Tensor,
+    image: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Patches:
+    """Return patches of a convolution's input from what each tap sends there.
+
+    Args:
+        columns: [B, S, h, w, kernel h, kernel w, C].
+        places: of the windows h x w in the convolution's output, [B, S, 2].
+        image: the input's shape [C, H, W].
+        stride, padding, dilation: of the convolution.
+    """
+    from stalwart.bounds import kernels
+
+    batch, rows, tall, wide, kernel_y, kernel_x, channels = columns.shape
+    out_tall = (tall - 1) * stride[0] + (kernel_y - 1) * dilation[0] + 1
+    out_wide = (wide - 1) * stride[1] + (kernel_x - 1) * dilation[1] + 1
+    moved = places * torch.tensor(stride, device=places.device) - torch.tensor(padding, device=places.device)
+    out = columns.new_empty(batch, rows, out_tall, out_wide, channels)
+    sizes = (is_wide(columns), tall, wide, kernel_y, kernel_x, channels, out_tall, out_wide, *stride, *dilation)
+    jit.run(kernels.fold, batch * rows, *sizes, *image[1:], columns.contiguous(), moved, out)
+    return Patches(out, moved, image)
+
+
+def fast(*tensors: Tensor) -> bool:
+    """Tell whether compiled loops can take these tensors: on the CPU, floats of one type, and no gradient wanted."""
+    kind = tensors[0].dtype
+    plain = kind in (torch.float32, torch.float64) and all(t.device.type == "cpu" and t.dtype == kind for t in tensors)
+    tracked = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    # Inside vmap and the like, tensors have no memory of their own.
+    return plain and not tracked and jit.available()
+
+
+def is_wide(x: Tensor) -> bool:
+    """Tell whether floats have 64 bits."""
+    return x.dtype == torch.float64
+
+
+def _padded(x: Tensor, sides: list[tuple[int, int]]) -> Tensor:
+    (top, bottom), (left, right) = sides
+    return F.pad(x, (0, 0, left, right, top, bottom)) if any((top, bottom, left, right)) else x

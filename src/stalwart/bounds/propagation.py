@@ -1,0 +1,132 @@
+"""Intervals, lines and linear forms of every node of a graph over one region, made when asked for."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stalwart.bounds.interval import Interval
+from stalwart.bounds.lines import Lines
+from stalwart.bounds.region import Region
+from stalwart.bounds.rules.base import Forms, View, batched_arguments
+from stalwart.bounds.rules.elementwise import Function, lines_of
+from stalwart.bounds.rules.table import rule_of
+from stalwart.graph import Graph, Node
+
+Refine = Callable[["Propagation", Node, Interval], Interval]
+
+
+class Propagation(View):
+    """What is known of each node's value over a region.
+
+    Intervals come from the rules (interval bound propagation). Where an operand of a nonlinear operator is reached, ``refine``
+    may return a tighter interval, which everything behind it then uses.
+
+    Attributes:
+        graph: the operators.
+        region: the inputs.
+        strategy: how lines of piecewise-linear functions are chosen.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        fixed: dict[Node, Any],
+        region: Region,
+        strategy: str = "adaptive",
+        refine: Refine | None = None,
+    ) -> None:
+        self.graph, self.region, self.strategy = graph, region, strategy
+        self._fixed, self._refine = fixed, refine
+        self._intervals: dict[Node, Interval] = {graph.input: region.box}
+        self._lines: dict[Node, Lines] = {}
+        self._last: dict[Node, Lines] = {}
+        self._forms: dict[Node, Forms] = {}
+        relaxed = [node for node in graph.nodes if node.batched and node.op != "input" and rule_of(node).relaxed]
+        self.relaxed = frozenset(relaxed)
+        self.operands = frozenset(parent for node in relaxed for parent in batched_arguments(node))
+        for node in graph.nodes:
+            if node.batched:
+                self.interval(node)
+
+    def fixed(self, value: Any) -> Any:
+        """Return what does not depend on the input: the value of a node, or a literal itself."""
+        return self._fixed[value] if isinstance(value, Node) else value
+
+    def interval(self, node: Node) -> Interval:
+        """Return the best known interval of a node."""
+        if node not in self._intervals:
+            found = rule_of(node).interval(node, self)
+            if self._refine is not None and node in self.operands:
+                self._intervals[node] = found
+                found = found.intersect(self._refine(self, node, found))
+            self._intervals[node] = found
+        return self._intervals[node]
+
+    def lines(self, node: Node) -> Lines:
+        """Return the lines of an elementwise node."""
+        if node not in self._lines:
+            self._lines[node] = lines_of(node, self)
+        return self._lines[node]
+
+    def channels_last(self, node: Node) -> Lines:
+        """Return the same lines of an image's node as [B, H, W, C]."""
+        if node not in self._last:
+            lines = self.lines(node)
+            parts = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
+            self._last[node] = Lines(*(part.movedim(1, -1).contiguous() for part in parts))
+        return self._last[node]
+
+    def forms(self, node: Node) -> Forms:
+        """Return linear functions of the input that enclose a node's value (LBP; Lyu et al., 2021, section 3.2)."""
+        if node not in self._forms:
+            if node is self.graph.input:
+                self._forms[node] = _identity(self.region.box.lower)
+            else:
+                self._forms[node] = rule_of(node).forward(node, self.forms, self)
+        return self._forms[node]
+
+    def concretise(self, forms: Forms) -> Interval:
+        """Return the interval that linear forms give over the region."""
+
+        def rows(slope: Tensor) -> Tensor:
+            return slope.flatten(2).transpose(1, 2).unflatten(2, self.region.box.lower.shape[1:])
+
+        low = self.region.minimum(rows(forms.lower_slope)).reshape(forms.lower.shape)
+        high = self.region.minimum(-rows(forms.upper_slope)).reshape(forms.upper.shape)
+        return Interval(forms.lower + low, forms.upper - high)
+
+    def to(self, dtype: torch.dtype) -> "Propagation":
+        """Return the same knowledge of a box, with all numbers rounded to another type."""
+        assert self.region.within is None
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Interval):
+                return Interval(moved(value.lower), moved(value.upper))
+            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        other = copy.copy(self)
+        other.region = Region(moved(self.region.box))
+        other._fixed = {node: moved(value) for node, value in self._fixed.items()}
+        other._intervals = {node: moved(value) for node, value in self._intervals.items()}
+        other._lines, other._last, other._forms = {}, {}, {}
+        return other
+
+    @property
+    def activations(self) -> list[tuple[str, Interval]]:
+        """Return for each elementwise nonlinearity its module path and the interval of its operand, in order."""
+        nodes = [node for node in self.graph.nodes if node in self.relaxed and isinstance(rule_of(node), Function)]
+        return [(node.path or node.name, self.interval(batched_arguments(node)[0])) for node in nodes]
+
+
+def _identity(x: Tensor) -> Forms:
+    count = x[0].numel()
+    eye = (
+        torch.eye(count, dtype=x.dtype, device=x.device)
+        .reshape(1, count, *x.shape[1:])
+        .expand(len(x), -1, *x.shape[1:])
+    )
+    zero = torch.zeros_like(x)
+    return Forms(eye, zero, eye, zero)

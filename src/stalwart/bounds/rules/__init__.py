@@ -1,0 +1,1 @@
+"""What each operator means for bounds: one rule an operator, one file a family of rules."""

@@ -1,0 +1,124 @@
+"""What a rule has to know: how intervals, linear functions of the output and linear functions of the input pass an operator."""
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from stalwart.bounds.interval import Interval
+from stalwart.bounds.lines import Lines
+from stalwart.bounds.patches import Patches
+from stalwart.graph import Node
+from stalwart.graph.graph import evaluate
+
+
+@dataclass(frozen=True, eq=False)
+class Forms:
+    """Linear functions of the network's input that enclose a value: for each input coordinate i and entry of the value.
+
+    ``lower_slope``, ``upper_slope`` are [B, n, ...] for n input coordinates, ``lower``, ``upper`` the intercepts [B, ...].
+    """
+
+    lower_slope: Tensor
+    lower: Tensor
+    upper_slope: Tensor
+    upper: Tensor
+
+
+class View(abc.ABC):
+    """What a rule sees of the propagation it is part of."""
+
+    strategy: str
+
+    @abc.abstractmethod
+    def fixed(self, value: Any) -> Any:
+        """Return an argument's value: a tensor (or an interval of weights) for a fixed node, a literal as it is."""
+
+    @abc.abstractmethod
+    def interval(self, node: Node) -> Interval:
+        """Return the best known interval of a node that depends on the input."""
+
+    @abc.abstractmethod
+    def lines(self, node: Node) -> Lines:
+        """Return the lines in use for an elementwise node."""
+
+    @abc.abstractmethod
+    def channels_last(self, node: Node) -> Lines:
+        """Return the same lines as [B, H, W, C]."""
+
+
+class Walk(abc.ABC):
+    """A backward walk: rules hand on coefficients, which then are the receiver's to overwrite, and add to the constants."""
+
+    view: View
+
+    @abc.abstractmethod
+    def send(self, parent: Node, coefficients: Tensor | Patches) -> None:
+        """Add coefficients [B, S, ...] to those of a parent."""
+
+    @abc.abstractmethod
+    def add(self, constant: Tensor) -> None:
+        """Add to the constants [B, S]."""
+
+    @abc.abstractmethod
+    def running(self, like: Tensor) -> Tensor:
+        """Return constants [B, S] of 64 bits for compiled loops to add to, for coefficients [B, S, ...]."""
+
+
+class Rule:
+    """Base of all rules.
+
+    Attributes:
+        relaxed: whether the rule encloses a nonlinear operator, so that tighter intervals of its parents make it tighter.
+    """
+
+    relaxed: ClassVar[bool] = False
+
+    def interval(self, node: Node, view: View) -> Interval:
+        """Return an interval of the node's value from those of its parents."""
+        raise NotImplementedError
+
+    def backward(self, node: Node, coefficients: Tensor, walk: Walk) -> None:
+        """Bound <coefficients, value> from below by linear functions of the parents; coefficients are [B, S, ...]."""
+        raise NotImplementedError
+
+    def patched(self, node: Node, patches: Patches, walk: Walk) -> bool:
+        """Do what ``backward`` does for patches, and tell whether that was possible; dense coefficients serve if not."""
+        return False
+
+    def start(self, node: Node, rows: Tensor, signs: Tensor, walk: Walk) -> bool:
+        """Begin a walk at single entries of the value, without a one-hot tensor, and tell whether that was possible.
+
+        ``rows`` are flat places [B, S] in the value, ``signs`` [S] their coefficients.
+        """
+        return False
+
+    def forward(self, node: Node, forms: Callable[[Node], Forms], view: View) -> Forms:
+        """Enclose the node's value by linear functions of the network's input."""
+        raise NotImplementedError
+
+
+def batched_arguments(node: Node) -> list[Node]:
+    """Return the parents that depend on the input, each once."""
+    return list(dict.fromkeys(parent for parent in node.parents if parent.batched))
+
+
+def apply(node: Node, values: dict[Node, Tensor], view: View) -> Tensor:
+    """Run the operator on these values of the parents that depend on the input."""
+    found: Tensor = evaluate(node, lambda parent: values[parent] if parent.batched else view.fixed(parent))
+    return found
+
+
+def dot(coefficients: Tensor, value: Tensor) -> Tensor:
+    """Return Σ coefficients * value [B, S], value [B or 1, ...]."""
+    batch, rows = coefficients.shape[:2]
+    return torch.matmul(coefficients.reshape(batch, rows, -1), value.reshape(value.shape[0], -1, 1)).squeeze(-1)
+
+
+def each_row(function: Callable[[Tensor], Tensor], coefficients: Tensor) -> Tensor:
+    """Apply a function of a batch to [B, S, ...] as one batch of B * S."""
+    out = function(coefficients.flatten(0, 1))
+    return out.unflatten(0, coefficients.shape[:2])

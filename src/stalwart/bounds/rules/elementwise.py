@@ -1,0 +1,158 @@
+"""Nonlinear functions of one operand, entry by entry: two lines enclose them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stalwart.bounds.elementwise import ELEMENTWISE
+from stalwart.bounds.interval import Interval
+from stalwart.bounds.lines import Lines
+from stalwart.bounds.patches import Patches, fast, is_wide
+from stalwart.bounds.rules.base import Forms, Rule, View, Walk, batched_arguments, dot
+from stalwart.core import jit
+from stalwart.core.errors import InputError
+from stalwart.core.registry import lookup
+from stalwart.graph import Node
+
+
+def _per_channel(value: Any, node: Node) -> Any:
+    return value.reshape(-1, *[1] * (len(node.shape) - 1)) if isinstance(value, Tensor) and value.numel() > 1 else value
+
+
+def _argument(node: Node, view: View, position: int, name: str, default: Any) -> Any:
+    return view.fixed(node.args[position] if len(node.args) > position else node.kwargs.get(name, default))
+
+
+def _power(node: Node, view: View) -> tuple[str, dict[str, Any]]:
+    exponent = view.fixed(node.args[1])
+    if isinstance(exponent, Tensor):
+        if exponent.numel() != 1:
+            raise InputError(f"{node.where}: bounds need one exponent, got {list(exponent.shape)}.")
+        exponent = float(exponent)
+    return ("square", {}) if exponent == 2 else ("pow", {"exponent": exponent})
+
+
+_BUILDERS: dict[str, Callable[[Node, View], tuple[str, dict[str, Any]]]] = {
+    "leaky_relu": lambda n, v: ("leaky_relu", {"negative_slope": float(_argument(n, v, 1, "negative_slope", 0.01))}),
+    "prelu": lambda n, v: ("prelu", {"weight": _per_channel(_argument(n, v, 1, "weight", None), n)}),
+    "hardtanh": lambda n, v: (
+        "hardtanh",
+        {"low": float(_argument(n, v, 1, "min_val", -1.0)), "high": float(_argument(n, v, 2, "max_val", 1.0))},
+    ),
+    "clamp": lambda n, v: (
+        "clamp",
+        {"low": _argument(n, v, 1, "min", None), "high": _argument(n, v, 2, "max", None)},
+    ),
+    "clamp_min": lambda n, v: ("clamp", {"low": _argument(n, v, 1, "min", None), "high": None}),
+    "clamp_max": lambda n, v: ("clamp", {"low": None, "high": _argument(n, v, 1, "max", None)}),
+    "gelu": lambda n, v: ("gelu", {"approximate": _argument(n, v, 1, "approximate", "none")}),
+    "softplus": lambda n, v: (
+        "softplus",
+        {"beta": float(_argument(n, v, 1, "beta", 1.0)), "threshold": float(_argument(n, v, 2, "threshold", 20.0))},
+    ),
+    "pow": _power,
+    "stalwart::param_ramp": lambda n, v: ("param_ramp", {"r": v.fixed(n.args[1]), "eta": v.fixed(n.args[2])}),
+}
+
+
+def function_of(node: Node, view: View) -> Any:
+    """Return the function that an elementwise node computes, with its parameters as they are now."""
+    name, options = _BUILDERS[node.op](node, view) if node.op in _BUILDERS else (node.op, {})
+    return lookup("elementwise function", ELEMENTWISE, name)(**options)
+
+
+class Function(Rule):
+    """y_i = σ(x_i)."""
+
+    relaxed = True
+
+    def interval(self, node: Node, view: View) -> Interval:
+        """Return the function's own interval."""
+        (parent,) = batched_arguments(node)
+        x = view.interval(parent)
+        return Interval(*function_of(node, view).interval(x.lower, x.upper))
+
+    def backward(self, node: Node, coefficients: Tensor, walk: Walk) -> None:
+        """A⁺ takes the lower line, A⁻ the upper (Zhang et al., 2018, arXiv 1811.00866)."""
+        (parent,) = batched_arguments(node)
+        lines = walk.view.lines(node)
+        if lines.lower_slope.dim() == coefficients.dim() - 1 and fast(
+            coefficients, lines.lower_slope, lines.upper_slope
+        ):
+            walk.send(parent, _in_one_pass(coefficients, lines, walk))
+            return
+        above, below = coefficients.clamp_min(0), coefficients.clamp_max(0)
+        walk.send(parent, above * _rows(lines.lower_slope, above) + below * _rows(lines.upper_slope, below))
+        walk.add(_dot_rows(above, lines.lower_intercept) + _dot_rows(below, lines.upper_intercept))
+
+    def patched(self, node: Node, patches: Patches, walk: Walk) -> bool:
+        """Do the same inside each window."""
+        (parent,) = batched_arguments(node)
+        lines = walk.view.channels_last(node)
+        if lines.lower_slope.dim() != 4 or not fast(patches.coefficients, lines.lower_slope, lines.upper_slope):
+            return False
+        walk.send(parent, patches.relax(lines, walk.running(patches.coefficients)))
+        return True
+
+    def forward(self, node: Node, forms: Callable[[Node], Forms], view: View) -> Forms:
+        """Compose each line with the side of x that its slope's sign asks for."""
+        (parent,) = batched_arguments(node)
+        x, lines = forms(parent), view.lines(node)
+
+        def composed(slope: Tensor, intercept: Tensor, same: str, other: str) -> tuple[Tensor, Tensor]:
+            up, down = slope.clamp_min(0), slope.clamp_max(0)
+            return (
+                getattr(x, f"{same}_slope") * up.unsqueeze(1) + getattr(x, f"{other}_slope") * down.unsqueeze(1),
+                getattr(x, same) * up + getattr(x, other) * down + intercept,
+            )
+
+        return Forms(
+            *composed(lines.lower_slope, lines.lower_intercept, "lower", "upper"),
+            *composed(lines.upper_slope, lines.upper_intercept, "upper", "lower"),
+        )
+
+
+def _in_one_pass(coefficients: Tensor, lines: Lines, walk: Walk) -> Tensor:
+    from stalwart.bounds import kernels
+
+    batch, rows = coefficients.shape[:2]
+    a = coefficients.contiguous()
+    parts = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
+    sizes = (is_wide(a), rows, batch, a[0, 0].numel())
+    jit.run(kernels.relax, batch * rows, *sizes, a, *(one.contiguous() for one in parts), walk.running(a))
+    return a
+
+
+def _rows(slope: Tensor, coefficients: Tensor) -> Tensor:
+    """Slopes are [B, ...], or [S, B, ...] where every row has its own; coefficients are [B, S, ...]."""
+    return slope.unsqueeze(1) if slope.dim() == coefficients.dim() - 1 else slope.transpose(0, 1)
+
+
+def _dot_rows(coefficients: Tensor, intercept: Tensor) -> Tensor:
+    if intercept.dim() == coefficients.dim() - 1:
+        return dot(coefficients, intercept)
+    return (coefficients * intercept.transpose(0, 1)).flatten(2).sum(2)
+
+
+def lines_of(node: Node, view: View) -> Lines:
+    """Return the lines of an elementwise node on the known interval of its operand."""
+    (parent,) = batched_arguments(node)
+    x = view.interval(parent)
+    found: Lines = function_of(node, view).lines(x.lower, x.upper, view.strategy)
+    return found
+
+
+def settled(node: Node, view: View) -> Tensor:
+    """Return where a better interval of the operand cannot help, because the function is one line there: [B, ...] bool."""
+    (parent,) = batched_arguments(node)
+    x = view.interval(parent)
+    found: Tensor = function_of(node, view).linear_on(x.lower, x.upper)
+    return found
+
+
+def is_finite(lines: Lines) -> Tensor:
+    """Return whether all slopes and intercepts are finite."""
+    parts = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
+    return torch.stack([torch.isfinite(part).all() for part in parts]).all()

@@ -1,0 +1,137 @@
+"""The graph: operators in the order of their evaluation, parameters read live from the module at each use."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stalwart.core.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator.
+
+    Attributes:
+        name: unique in its graph.
+        op: the operator's name, such as "conv2d"; "input" for the network's input, "parameter" for a live parameter, buffer
+            or lifted constant.
+        target: what computes it on tensors.
+        args, kwargs: its arguments; other nodes stand for their values.
+        shape: the shape of its value: of one sample for a node that depends on the input, else of the whole tensor.
+        batched: whether it depends on the input, so that axis 0 of its value is the batch.
+        path: the path of the module that called it, "" for the outermost.
+    """
+
+    name: str
+    op: str
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    shape: tuple[int, ...]
+    batched: bool
+    path: str
+
+    @property
+    def where(self) -> str:
+        """Return the operator and its module path, for messages."""
+        return f"'{self.op}' in module '{self.path}'" if self.path else f"'{self.op}' in the outermost module"
+
+    @property
+    def parents(self) -> list["Node"]:
+        """Return the nodes among the arguments, in order; a node used twice appears twice."""
+        return [*_nodes(self.args), *_nodes(self.kwargs.values())]
+
+
+def _nodes(values: Iterable[Any]) -> Iterator[Node]:
+    for value in values:
+        if isinstance(value, Node):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _nodes(value)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Operators in the order of their evaluation.
+
+    Attributes:
+        nodes: all of them, the input first and parameters before their users.
+        input, output: the nodes of the network's input [B, ...] and of its output [B, ...].
+        constants: tensors that are part of the program and not of the module, by node name.
+        sources: for each "parameter" node the name of its parameter or buffer in the module.
+    """
+
+    nodes: tuple[Node, ...]
+    input: Node
+    output: Node
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def fixed(
+        self, model: nn.Module, dtype: torch.dtype | None = None, given: Mapping[str, Any] | None = None
+    ) -> dict[Node, Any]:
+        """Evaluate everything that does not depend on the input, from the module's parameters as they are now.
+
+        Args:
+            model: the module that was traced, or one of the same structure.
+            dtype: floating-point parameters are converted to it first.
+            given: values to use instead of parameters and buffers, by name in the module.
+        """
+        values: dict[Node, Any] = {}
+        for node in self.nodes:
+            if node.batched:
+                continue
+            if node.op == "parameter":
+                name = self.sources.get(node.name)
+                if name is None:
+                    value = self.constants[node.name]
+                elif given is not None and name in given:
+                    value = given[name]
+                else:
+                    value = _attribute(model, name)
+                if dtype is not None and isinstance(value, Tensor) and value.is_floating_point():
+                    value = value.to(dtype)
+                values[node] = value
+            else:
+                if any(not isinstance(values[parent], Tensor) for parent in node.parents):
+                    raise InputError(
+                        f"{node.where} changes a parameter before its use; only plain uses take an interval."
+                    )
+                values[node] = evaluate(node, values.__getitem__, dtype)
+        return values
+
+    def ancestors(self, node: Node) -> set[Node]:
+        """Return the nodes that depend on the input and that ``node`` depends on, itself included."""
+        found: set[Node] = set()
+        stack = [node]
+        while stack:
+            one = stack.pop()
+            if one.batched and one not in found:
+                found.add(one)
+                stack.extend(one.parents)
+        return found
+
+
+def evaluate(node: Node, value_of: Callable[[Node], Any], dtype: torch.dtype | None = None) -> Any:
+    """Run one operator on the values of its arguments."""
+    kwargs = {key: _filled(value, value_of) for key, value in node.kwargs.items()}
+    if dtype is not None and isinstance(kwargs.get("dtype"), torch.dtype) and kwargs["dtype"].is_floating_point:
+        kwargs["dtype"] = dtype
+    return node.target(*[_filled(value, value_of) for value in node.args], **kwargs)
+
+
+def _filled(value: Any, value_of: Callable[[Node], Any]) -> Any:
+    if isinstance(value, Node):
+        return value_of(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_filled(one, value_of) for one in value)
+    return value
+
+
+def _attribute(model: nn.Module, name: str) -> Tensor:
+    owner, _, attribute = name.rpartition(".")
+    found: Tensor = getattr(model.get_submodule(owner), attribute)
+    return found
