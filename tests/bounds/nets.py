@@ -116,6 +116,7 @@ class Ramp(nn.Module):
         from stalwart.models.param_ramp import ParamRamp
 
         self.a, self.b, self.ramp = nn.Linear(4, 5), nn.Linear(5, 3), ParamRamp((5,), eta=0.1)
+        self.ramp.on.fill_(True)
 
     def forward(self, x):
         return self.b(self.ramp(self.a(x)))

@@ -279,11 +279,11 @@ def test_every_sample_has_its_own_radius():
     assert torch.allclose(together.lower, torch.stack(alone))
 
 
-def test_float64_is_asked_for_by_dtype():
+def test_float64_is_asked_for_by_rigor():
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     x = torch.rand(2, 4)
     assert bound(model, x, sw.Linf(0.1), "crown").lower.dtype == torch.float32
-    assert bound(model, x, sw.Linf(0.1), "crown", dtype=torch.float64).lower.dtype == torch.float64
+    assert bound(model, x, sw.Linf(0.1), "crown", rigor="float64").lower.dtype == torch.float64
 
 
 def test_bad_input_is_refused_with_a_reason():

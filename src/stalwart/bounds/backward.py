@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from stalwart.bounds import rounding
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.patches import Patches
 from stalwart.bounds.propagation import Propagation
@@ -25,6 +26,7 @@ class BackwardWalk(Walk):
 
     Attributes:
         heaviest: the largest number of coefficients that any row had on the way.
+        lost: what rounding may have cost, [B, S], where that is asked for.
     """
 
     def __init__(self, view: View) -> None:
@@ -32,6 +34,7 @@ class BackwardWalk(Walk):
         self.pending: dict[Node, Tensor | Patches] = {}
         self.constant: Tensor | float = 0.0
         self.heaviest = 1
+        self.lost: Tensor | float = 0.0
         self._running: Tensor | None = None
 
     def send(self, parent: Node, coefficients: Tensor | Patches) -> None:
@@ -90,6 +93,10 @@ def lower_bound(
         coefficients = walk.pending.pop(node, None)
         if coefficients is None:
             continue
+        if known.rigorous:
+            if isinstance(coefficients, Patches):
+                coefficients = coefficients.dense()
+            walk.lost = walk.lost + _lost(known, node, coefficients)
         if isinstance(coefficients, Patches):
             if node is known.graph.input and known.region.within is None:
                 known.region.add_minimum(coefficients, walk.running(coefficients.coefficients))
@@ -110,7 +117,15 @@ def lower_bound(
         else:
             _count(node, known, passed)
             rule_of(node).backward(node, coefficients, walk)
-    return walk.result()
+    return walk.result() - walk.lost
+
+
+def _lost(known: Propagation, node: Node, coefficients: Tensor) -> Tensor:
+    """Return what rounding may cost from this node to the next."""
+    size = rounding.magnitude(known.interval(node))
+    if node is not known.graph.input:
+        size = torch.maximum(size, rounding.terms(node, known))
+    return rounding.gamma(rounding.roundings(node, known), size.dtype) * dot(coefficients.abs(), size)
 
 
 def _count(node: Node, known: Propagation, passed: dict[Node, int]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from stalwart.bounds import rounding
 from stalwart.bounds.backward import BackwardWalk, entries, lower_bound
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import check_strategy
@@ -20,6 +21,8 @@ from stalwart.core.registry import suggest
 from stalwart.graph import Graph, Node, trace
 from stalwart.sets import ThreatSet
 from stalwart.stochastic import is_random
+
+Rigor = Literal["float64", "rigorous"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,25 +38,31 @@ class Method:
     """How intermediate intervals are found and how the output is bounded.
 
     Attributes:
+        summary: one line for listings.
         inner: "interval", "forms" (forward linear bounds) or "walk" (backward).
         outer: the same for the output; a walk of "interval" and "forms" passes the last linear layers only.
         depth: how many nonlinear operators inner walks pass before forms stand in for the rest; None for all.
     """
 
+    summary: str
     inner: Literal["interval", "forms", "walk"]
     outer: Literal["interval", "forms", "walk"]
     depth: int | None = None
 
 
 METHODS: dict[str, Method] = {
-    "ibp": Method("interval", "interval"),
-    "crown-ibp": Method("interval", "walk"),
-    "lbp": Method("forms", "forms"),
-    "crown-lbp": Method("forms", "walk"),
-    "crown": Method("walk", "walk"),
-    **{f"relaxed-crown-{depth}": Method("walk", "walk", depth) for depth in (1, 2, 3, 4)},
+    "ibp": Method("intervals, layer by layer (Gowal et al., 2018)", "interval", "interval"),
+    "crown-ibp": Method("a backward walk over intervals (Zhang et al., 2020)", "interval", "walk"),
+    "lbp": Method("linear forms, layer by layer (Lyu et al., 2021)", "forms", "forms"),
+    "crown-lbp": Method("a backward walk over linear forms (Lyu et al., 2021)", "forms", "walk"),
+    "crown": Method("a backward walk for every layer (Zhang et al., 2018)", "walk", "walk"),
+    **{
+        f"relaxed-crown-{depth}": Method(
+            f"walks over {depth} layers, then linear forms (Lyu et al., 2021)", "walk", "walk", depth
+        )
+        for depth in (1, 2, 3, 4)
+    },
 }
-"""Gowal et al. 2018 (ibp), Zhang et al. 2018 and 2020 (crown, crown-ibp), Lyu et al. 2021 (lbp, crown-lbp, relaxed-crown-v)."""
 
 
 def find_method(name: str) -> Method:
@@ -76,7 +85,7 @@ def bound(
     weights: Any = None,
     rows: Tensor | None = None,
     strategy: str = "adaptive",
-    dtype: torch.dtype | None = None,
+    rigor: Rigor | None = None,
 ) -> Bounds:
     """Bound every output of ``model`` over all inputs in the threat set around x.
 
@@ -88,7 +97,8 @@ def bound(
         weights: a set with ``bounds(parameters)``, or lower and upper ends by parameter name, that parameters range over.
         rows: a specification [R, K] or [B, R, K]; its rows are folded into the last layer and bounded instead of outputs.
         strategy: lines of piecewise-linear functions: "tight" for certifiably trained networks, "adaptive" for others.
-        dtype: the arithmetic; that of the model by default, float64 for verdicts.
+        rigor: the arithmetic. None takes the model's own floats; "float64" makes rounding errors tiny; "rigorous" also
+            subtracts them, so that a bound is never above the exact one (see :mod:`stalwart.bounds.rounding`).
 
     Raises:
         InputError: inputs out of range, an operator without a rule (named with its module), a model in training mode.
@@ -96,7 +106,7 @@ def bound(
     """
     if within is not None:
         check_images(x, within.low, within.high)
-    known = propagate(model, x, within, method, weights=weights, strategy=strategy, dtype=dtype)
+    known = propagate(model, x, within, method, weights=weights, strategy=strategy, rigor=rigor)
     if rows is None:
         rows = torch.eye(known.graph.output.shape[0], dtype=known.region.box.lower.dtype, device=x.device)
     spec = rows.to(known.region.box.lower).expand(len(x), *rows.shape[-2:])
@@ -128,13 +138,13 @@ def margin_bounds(
     *,
     weights: Any = None,
     strategy: str = "adaptive",
-    dtype: torch.dtype | None = None,
+    rigor: Rigor | None = None,
 ) -> Tensor:
     """Return lower bounds [B, K - 1] of f_y - f_j, j in increasing order without y; see :func:`bound`."""
     check_labels(y, len(x))
     if within is not None:
         check_images(x, within.low, within.high)
-    known = propagate(model, x, within, method, weights=weights, strategy=strategy, dtype=dtype)
+    known = propagate(model, x, within, method, weights=weights, strategy=strategy, rigor=rigor)
     check_labels(y, len(x), known.graph.output.shape[0])
     spec = margin_rows(y, known.graph.output.shape[0]).to(known.region.box.lower)
     return finish(known, spec, find_method(method))
@@ -156,17 +166,25 @@ def propagate(
     *,
     weights: Any = None,
     strategy: str = "adaptive",
-    dtype: torch.dtype | None = None,
+    rigor: Rigor | None = None,
 ) -> Propagation:
     """Return intervals of every node for a method; :func:`finish` bounds the output from them."""
     chosen = find_method(method)
     check_strategy(strategy)
     graph = prepare(model, x)
-    kind = dtype or x.dtype
+    kind = x.dtype if rigor is None else torch.float64
     base = x.to(kind)
     region = Region(Interval(base, base)) if within is None else Region.around(base, within)
-    fixed = graph.fixed(model, None if dtype is None else kind, given=_weight_intervals(model, weights, kind))
-    return Propagation(graph, fixed, region, strategy, _REFINERS[chosen.inner](chosen.depth))
+    if rigor == "rigorous":
+        rounding.check(graph)
+        if weights is not None or region.within is not None:
+            raise UsageError(
+                "rigor='rigorous' covers boxes of inputs (Linf), not weights or other norms; use 'float64'."
+            )
+        if within is not None:
+            region = Region(rounding.outward(region.box, within.low, within.high))
+    fixed = graph.fixed(model, None if rigor is None else kind, given=_weight_intervals(model, weights, kind))
+    return Propagation(graph, fixed, region, strategy, REFINERS[chosen.inner](chosen.depth), rigor == "rigorous")
 
 
 def prepare(model: nn.Module, x: Tensor) -> Graph:
@@ -222,7 +240,7 @@ def _by_walk(depth: int | None) -> Refine | None:
     return refine
 
 
-_REFINERS: dict[str, Callable[[int | None], Refine | None]] = {
+REFINERS: dict[str, Callable[[int | None], Refine | None]] = {
     "interval": _by_interval,
     "forms": _by_forms,
     "walk": _by_walk,

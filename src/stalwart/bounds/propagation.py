@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stalwart.bounds import rounding
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import Lines
 from stalwart.bounds.region import Region
@@ -28,6 +29,7 @@ class Propagation(View):
         graph: the operators.
         region: the inputs.
         strategy: how lines of piecewise-linear functions are chosen.
+        rigorous: whether intervals, lines and walks make room for rounding.
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class Propagation(View):
         region: Region,
         strategy: str = "adaptive",
         refine: Refine | None = None,
+        rigorous: bool = False,
     ) -> None:
-        self.graph, self.region, self.strategy = graph, region, strategy
+        self.graph, self.region, self.strategy, self.rigorous = graph, region, strategy, rigorous
         self._fixed, self._refine = fixed, refine
         self._intervals: dict[Node, Interval] = {graph.input: region.box}
         self._lines: dict[Node, Lines] = {}
@@ -59,6 +62,8 @@ class Propagation(View):
         """Return the best known interval of a node."""
         if node not in self._intervals:
             found = rule_of(node).interval(node, self)
+            if self.rigorous:
+                found = rounding.widened(node, found, self)
             if self._refine is not None and node in self.operands:
                 self._intervals[node] = found
                 found = found.intersect(self._refine(self, node, found))
@@ -68,7 +73,7 @@ class Propagation(View):
     def lines(self, node: Node) -> Lines:
         """Return the lines of an elementwise node."""
         if node not in self._lines:
-            self._lines[node] = lines_of(node, self)
+            self._lines[node] = lines_of(node, self, self.rigorous)
         return self._lines[node]
 
     def channels_last(self, node: Node) -> Lines:

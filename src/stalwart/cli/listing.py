@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from stalwart.attacks.table import ATTACKS
+from stalwart.bounds import METHODS
 from stalwart.core.errors import UsageError
 from stalwart.core.registry import lookup, options_of, suggest
 from stalwart.data.table import DATASETS
@@ -27,11 +28,13 @@ def listing(what: str) -> str:
     Raises:
         UsageError: there is no such kind.
     """
-    kinds = ["recipes", *TABLES, "suites"]
+    kinds = ["recipes", *TABLES, "bounds", "suites"]
     if what == "all":
         return "\n\n".join(f"{kind}\n{listing(kind)}" for kind in kinds)
     if what == "recipes":
         return _columns(shipped())
+    if what == "bounds":
+        return _columns({name: method.summary for name, method in METHODS.items()})
     if what == "suites":
         return _columns({name: ", ".join(entry.name for entry in suite(name).entries) for name in SUITES})
     if what not in TABLES:

@@ -151,13 +151,52 @@ def report(
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="recipes, attacks, objectives, models, noises, datasets or suites.")
+        str, typer.Argument(help="recipes, attacks, objectives, models, noises, datasets, bounds or suites.")
     ] = "all",
 ) -> None:
     """Show what there is, with every option and its default."""
     from stalwart.cli.listing import listing
 
     print(listing(what))
+
+
+@app.command()
+def doctor(
+    target: Annotated[
+        Path | None, typer.Argument(help="A run folder or an .onnx file; leave it out for the machine alone.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="A foreign model: pkg.module:factory.")] = None,
+    shape: Annotated[str | None, typer.Option("--shape", help="One input of a foreign model, such as 1,28,28.")] = None,
+    data_dir: DataDir = None,
+    no_download: NoDownload = False,
+) -> None:
+    """Say what this machine offers, and which operators of a model bounds do not know."""
+    from stalwart.cli.doctor import diagnose, machine
+    from stalwart.recipes import runs
+
+    if target is not None and model is not None:
+        raise UsageError("name a run folder or .onnx file, or a foreign model with --model; one of the two.")
+    print(machine())
+    if model is not None:
+        if shape is None:
+            raise UsageError("a foreign model needs --shape, that of one input, such as 1,28,28.")
+        if not all(side.strip().isdigit() and int(side) > 0 for side in shape.split(",")):
+            raise UsageError(f"--shape must be positive integers such as 1,28,28, got '{shape}'.")
+        network, sides = runs.foreign_model(model, None), tuple(int(side) for side in shape.split(","))
+    elif target is None:
+        return
+    elif target.suffix == ".onnx":
+        from stalwart.interchange import read_onnx
+
+        network = read_onnx(target)
+        sides = network.input_shape
+    else:
+        _, network, data = runs.load_run(target, runs.Source(data_dir, not no_download))
+        sides = data.shape
+    text, fine = diagnose(network, sides)
+    print(text)
+    if not fine:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """1 / Σ_j exp(x_j - x_i): differences keep correlations that exp(x) / Σ exp(x) loses; x_i - x_i is 0, so the sum is over 1."""
+    """1 / Σ_j exp(x_j - x_i): differences keep correlations that exp(x) / Σ exp(x) loses, and the sum is at least 1."""
     axis = dim % x.dim()
     last = x.movedim(axis, -1) if axis != x.dim() - 1 else x
     others = 1 - torch.eye(last.shape[-1], dtype=x.dtype, device=x.device)

@@ -77,6 +77,12 @@ class Bent(Curve):
             self.reach,
         )
 
+    def _touch(self, end: Tensor, low: Tensor, high: Tensor, part: Part, from_left: bool) -> Tensor:
+        # Slopes of segments to a tangent point are extremal there, so that it may be a constant for differentiation.
+        with torch.no_grad():
+            guess = self.touch(end, low, high, part, from_left)
+        return _within(guess, low, high)
+
     def chord(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return (f(u) - f(l)) / (u - l), f' at l = u; by Gauss's rule with two points where the quotient would cancel.
 
@@ -159,7 +165,7 @@ class Bent(Curve):
         """
         with torch.no_grad():
             guess = self.stationary(slope, low, high, part)
-        p = torch.minimum(torch.maximum(guess, low), high)
+        p = _within(guess, low, high)
         with torch.no_grad():
             off = self.derivative(p) - slope
             to_low, to_high = off * (low - p), off * (high - p)
@@ -185,10 +191,10 @@ class Bent(Curve):
         low, high = self._piece(lower, upper, "middle")
         slope, begin, end = self.derivative(at), low, high
         if self.convex_from > -math.inf:
-            begin = torch.where(lower < self.convex_from, self.touch(lower, low, high, "middle", True), low)
+            begin = torch.where(lower < self.convex_from, self._touch(lower, low, high, "middle", True), low)
             slope = torch.where(at < begin, self.chord(lower, begin), slope)
         if self.convex_to < math.inf:
-            end = torch.where(upper > self.convex_to, self.touch(upper, low, high, "middle", False), high)
+            end = torch.where(upper > self.convex_to, self._touch(upper, low, high, "middle", False), high)
             slope = torch.where(at > end, self.chord(end, upper), slope)
         return torch.where(begin < end, slope, whole)
 
@@ -199,8 +205,13 @@ class Bent(Curve):
             return slope
         if self.convex_from > -math.inf:
             low, high = self._piece(lower, upper, "left")
-            begin = torch.where(upper > self.convex_from, self.touch(upper, low, high, "left", False), high)
+            begin = torch.where(upper > self.convex_from, self._touch(upper, low, high, "left", False), high)
         if self.convex_to < math.inf:
             low, high = self._piece(lower, upper, "right")
-            end = torch.where(lower < self.convex_to, self.touch(lower, low, high, "right", True), low)
+            end = torch.where(lower < self.convex_to, self._touch(lower, low, high, "right", True), low)
         return torch.where((at < begin) | (at > end), slope, self.chord(begin, end))
+
+
+def _within(z: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return z moved into [low, high]; gradients go to an end where it is taken, ties included."""
+    return torch.where(z <= low, low, torch.where(z >= high, high, z))

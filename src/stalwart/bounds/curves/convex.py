@@ -170,6 +170,12 @@ class ELU(Bent):
         """Return log(slope / alpha), in the convex part."""
         return (slope.clamp_min(0) / self.alpha).log()
 
+    def touch(self, end: Tensor, low: Tensor, high: Tensor, part: Part, from_left: bool) -> Tensor:
+        """Return the kink or u for lines through l that are steeper than 1 or not; solve the equation in the convex part."""
+        if part == "right":
+            return torch.where(self.value(end) < end, low, high)
+        return super().touch(end, low, high, part, from_left)
+
     def chord(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return the mean of the chord up to 0 and of 1, weighted by the lengths on either side."""
         over, under = torch.relu(upper), torch.relu(-lower)

@@ -105,6 +105,10 @@ class _Periodic(Curve):
         loose = self.interval(lower, upper)[1] - torch.minimum(slope * lower, slope * upper)
         return torch.where(self._long(lower, upper), loose, found - slope * shift)
 
+    def _pad(self, lower: Tensor, upper: Tensor, slope: Tensor) -> Tensor:
+        # slope * y and slope * shift, which lowest() and highest() add, may be larger than their sum.
+        return super()._pad(lower, upper, slope) + rounding(math.pi * slope.abs())
+
     def _reduction(self, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Return k π - phase, and whether k is odd."""
         turns = torch.floor((upper.detach() + self.phase) / math.pi)

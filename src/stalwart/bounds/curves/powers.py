@@ -103,8 +103,7 @@ class Pow(Bent):
 
     def touch(self, end: Tensor, low: Tensor, high: Tensor, part: Part, from_left: bool) -> Tensor:
         """Return the point of an odd power's other side whose tangent passes f(end): a constant times -end."""
-        guess = -_touch_ratio(int(self.exponent)) * end.detach()
-        return torch.minimum(torch.maximum(guess, low), high)
+        return -_touch_ratio(int(self.exponent)) * end
 
     def _at_extremes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         below, above = super()._at_extremes(lower, upper)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_HALVINGS, _NEWTON_STEPS = 8, 8
+_HALVINGS, _NEWTON_STEPS = 6, 6
 
 
 def root(
@@ -18,19 +18,18 @@ def root(
 ) -> Tensor:
     """Return where a monotone function is 0 on [low, high], nearly; an end where it has one sign throughout.
 
-    Eight halvings of the part of [low, high] within ``reach`` of 0, then Newton steps that may not leave the bracket.
-    The result is a constant for differentiation.
+    Six halvings of the part of [low, high] within ``reach`` of 0, then six Newton steps cut to the bracket.
     """
-    with torch.no_grad():
-        left, right = low.clamp(-reach, reach), high.clamp(-reach, reach)
-        x = (left + right) / 2
-        for step in range(_HALVINGS + _NEWTON_STEPS):
-            value = function(x)
-            ahead = value < 0 if rising else value > 0
-            left, right = torch.where(ahead, x, left), torch.where(ahead, right, x)
-            x, following = (left + right) / 2, x - value / derivative(x)
-            if step >= _HALVINGS:
-                x = torch.where((following >= left) & (following <= right), following, x)
-        first, last = function(low), function(high)
-        before, behind = (first >= 0, last <= 0) if rising else (first <= 0, last >= 0)
-        return torch.where(before, low, torch.where(behind, high, x))
+    left, right = low.clamp(-reach, reach), high.clamp(-reach, reach)
+    x = (left + right) / 2
+    for step in range(_HALVINGS + _NEWTON_STEPS):
+        value = function(x)
+        ahead = value < 0 if rising else value > 0
+        left, right = torch.where(ahead, x, left), torch.where(ahead, right, x)
+        middle, following = (left + right) / 2, x - value / derivative(x)
+        # Cut to the bracket rather than replaced by its middle: at the zero, rounding may put a step just outside.
+        newton = torch.where(following.isnan(), middle, torch.minimum(torch.maximum(following, left), right))
+        x = middle if step < _HALVINGS else newton
+    first, last = function(low), function(high)
+    before, behind = (first >= 0, last <= 0) if rising else (first <= 0, last >= 0)
+    return torch.where(before, low, torch.where(behind, high, x))

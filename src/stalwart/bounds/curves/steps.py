@@ -55,16 +55,17 @@ class _Step(Curve):
 
     def lowest(self, lower: Tensor, upper: Tensor, slope: Tensor) -> Tensor:
         """Return the minimum of f(z) - slope * z over the ends and the left limit at the threshold."""
-        return reduce(torch.minimum, self._heights(lower, upper, slope, self.bottom))
+        jumps = (lower < self.threshold) & (upper >= self.threshold)
+        return reduce(torch.minimum, self._heights(lower, upper, slope, jumps, self.bottom))
 
     def highest(self, lower: Tensor, upper: Tensor, slope: Tensor) -> Tensor:
         """Return the maximum of f(z) - slope * z over the ends and the right limit at the threshold."""
-        return reduce(torch.maximum, self._heights(lower, upper, slope, self.top))
+        jumps = (lower <= self.threshold) & (upper > self.threshold)
+        return reduce(torch.maximum, self._heights(lower, upper, slope, jumps, self.top))
 
-    def _heights(self, lower: Tensor, upper: Tensor, slope: Tensor, at_threshold: float) -> list[Tensor]:
+    def _heights(self, lower: Tensor, upper: Tensor, slope: Tensor, jumps: Tensor, limit: float) -> list[Tensor]:
         ends = [torch.addcmul(self.value(z), slope, z, value=-1) for z in (lower, upper)]
-        settled = self.linear_on(lower, upper)
-        return [*ends, torch.where(settled, ends[0], at_threshold - slope * self.threshold)]
+        return [*ends, torch.where(jumps, limit - slope * self.threshold, ends[0])]
 
 
 class Sign(_Step):

@@ -136,11 +136,13 @@ def _dot_rows(coefficients: Tensor, intercept: Tensor) -> Tensor:
     return (coefficients * intercept.transpose(0, 1)).flatten(2).sum(2)
 
 
-def lines_of(node: Node, view: View) -> Lines:
-    """Return the lines of an elementwise node on the known interval of its operand."""
+def lines_of(node: Node, view: View, outward: bool = False) -> Lines:
+    """Return the lines of an elementwise node on the known interval of its operand, with room for rounding if asked for."""
     (parent,) = batched_arguments(node)
-    x = view.interval(parent)
-    found: Lines = function_of(node, view).lines(x.lower, x.upper, view.strategy)
+    x, function = view.interval(parent), function_of(node, view)
+    found: Lines = function.lines(x.lower, x.upper, view.strategy)
+    if outward:
+        found = function.outward(found, x.lower, x.upper)
     return found
 
 

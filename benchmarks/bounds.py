@@ -1,0 +1,155 @@
+"""Bounds beside auto_LiRPA 0.7.1: tightness row by row, seconds and peak memory.
+
+    python benchmarks/bounds.py --reference auto_lirpa_reference.npz --nets FOLDER [--only mlp/std/crown ...]
+
+The peer's current version is not on PyPI, so its bounds and times were stored when it ran: lower bounds of the nine margins on
+the first Fashion-MNIST test images at Linf 0.1, two threads, and the rate of a 2048-cubed float32 matrix product on that
+machine. The same product is timed here, before and after, and the stored seconds are scaled by the ratio of the rates.
+Two numbers count for each line: how many rows are looser than the peer's by over 1e-5 of their size (none should be), and the
+peer's seconds over ours.
+"""
+
+import argparse
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import stalwart as sw
+from stalwart.bounds import margin_bounds
+from stalwart.core.tensors import load_weights
+from stalwart.data import load
+
+PEER_GFLOPS = 168.0
+"""Rate of the matrix product on the peer's machine."""
+
+# (net, weights, method, images): the peer's seconds and its peak memory in MiB.
+PEER: dict[tuple[str, str, str, int], tuple[float, int]] = {
+    ("mlp", "init", "ibp", 128): (0.0038, 5),
+    ("mlp", "init", "crown-ibp", 128): (0.0131, 19),
+    ("mlp", "init", "crown", 128): (1.2976, 294),
+    ("mlp", "std", "ibp", 128): (0.0059, 4),
+    ("mlp", "std", "crown-ibp", 128): (0.0166, 22),
+    ("mlp", "std", "crown", 128): (1.5473, 294),
+    ("mlp", "std", "alpha-crown", 16): (11.1975, 491),
+    ("mlp", "ibp", "ibp", 128): (0.0071, 4),
+    ("mlp", "ibp", "crown-ibp", 128): (0.0199, 18),
+    ("mlp", "ibp", "crown", 128): (0.7783, 355),
+    ("dm_small", "init", "ibp", 32): (0.0050, 5),
+    ("dm_small", "init", "crown-ibp", 32): (0.0230, 36),
+    ("dm_small", "init", "crown", 32): (1.8531, 598),
+    ("dm_small", "std", "ibp", 32): (0.0036, 5),
+    ("dm_small", "std", "crown-ibp", 32): (0.0189, 35),
+    ("dm_small", "std", "crown", 32): (1.6605, 597),
+    ("dm_small", "std", "alpha-crown", 4): (8.1943, 633),
+    ("dm_small", "ibp", "ibp", 32): (0.0051, 4),
+    ("dm_small", "ibp", "crown-ibp", 32): (0.0205, 35),
+    ("dm_small", "ibp", "crown", 32): (1.4102, 658),
+    ("dm_large", "init", "crown", 1): (43.86, 8366),
+}
+
+
+def network(name: str) -> nn.Module:
+    """Return one of the three networks, seeded."""
+    torch.manual_seed(0)
+    relu = nn.ReLU
+    if name == "mlp":
+        sides = [(784, 256), (256, 256), (256, 256)]
+        hidden = [layer for a, b in sides for layer in (nn.Linear(a, b), relu())]
+        return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(256, 10))
+    if name == "dm_small":
+        body = [nn.Conv2d(1, 16, 4, 2), relu(), nn.Conv2d(16, 32, 4), relu()]
+        return nn.Sequential(*body, nn.Flatten(), nn.Linear(3200, 100), relu(), nn.Linear(100, 10))
+    widths = [(1, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 128, 1)]
+    body = [layer for a, b, step in widths for layer in (nn.Conv2d(a, b, 3, step, 1), relu())]
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(25088, 512), relu(), nn.Linear(512, 10))
+
+
+def rate() -> float:
+    """Return GFLOP/s of a 2048-cubed float32 matrix product, median of nine."""
+    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
+    seconds = [timed(lambda: a @ b)[0] for _ in range(10)][1:]
+    return 2 * 2048**3 / statistics.median(seconds) / 1e9
+
+
+def timed(run: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    """Return seconds and the result."""
+    begun = time.perf_counter()
+    out = run()
+    return time.perf_counter() - begun, out
+
+
+class PeakMemory:
+    """How much the process grew at most inside the block, in MiB, sampled every 2 ms."""
+
+    def __enter__(self) -> "PeakMemory":
+        self.mib, self._base, self._running = 0.0, _resident(), True
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._running = False
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while self._running:
+            self.mib = max(self.mib, _resident() - self._base)
+            time.sleep(0.002)
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--reference", type=Path, required=True, help="the peer's stored bounds, .npz")
+    parser.add_argument("--nets", type=Path, required=True, help="folder of NET_WEIGHTS.safetensors")
+    parser.add_argument("--only", nargs="*", default=[], help="lines such as mlp/std/crown")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--strategy", default="adaptive")
+    chosen = parser.parse_args()
+    torch.set_num_threads(2)
+    reference = np.load(chosen.reference, allow_pickle=False)
+    images, labels = load("fashion-mnist").test.take(128).batch(slice(None))
+    before = rate()
+    print(f"matrix product: {before:.0f} GFLOP/s here, {PEER_GFLOPS:.0f} on the peer's machine")
+    print(f"{'line':<28}{'seconds':>9}{'peer':>9}{'ratio':>7}{'MiB':>7}{'peer':>7}{'looser rows':>13}{'mean gain':>11}")
+    for (net, tag, method, count), (seconds, memory) in PEER.items():
+        line = f"{net}/{tag}/{method}"
+        if chosen.only and line not in chosen.only:
+            continue
+        model = network(net).eval().requires_grad_(False)
+        if net != "dm_large":
+            load_weights(model, chosen.nets / f"{net}_{tag}.safetensors")
+        x, y = images[:count], labels[:count]
+
+        def run(model: nn.Module = model, x: Tensor = x, y: Tensor = y, method: str = method) -> Tensor:
+            return margin_bounds(model, x, y, sw.Linf(0.1), method, strategy=chosen.strategy)
+
+        with PeakMemory() as peak:
+            first, found = timed(run)
+        repeats = chosen.repeats if first < 10 else 0
+        own = statistics.median([timed(run)[0] for _ in range(repeats)] or [first])
+        scaled = seconds * PEER_GFLOPS / before
+        if line in reference:
+            peer = torch.from_numpy(reference[line])
+            gain = (found - peer) / peer.abs().clamp_min(1)
+            tightness = f"{int((gain < -1e-5).sum()):>6} of {gain.numel():<5}{float(gain.mean()):>10.1e}"
+        else:
+            tightness = f"{'not stored':>13}{'':>11}"
+        ratio = scaled / own
+        print(f"{line:<28}{own:>9.4f}{scaled:>9.4f}{ratio:>7.2f}{peak.mib:>7.0f}{memory:>7}{tightness}", flush=True)
+    print(f"matrix product at the end: {rate():.0f} GFLOP/s")
+
+
+if __name__ == "__main__":
+    main()

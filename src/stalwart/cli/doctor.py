@@ -1,0 +1,62 @@
+"""What ``stalwart doctor`` prints: the machine's fast paths, and what in a model bounds do not know, by module path."""
+
+import os
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from torch import nn
+
+from stalwart.bounds.rules.table import rule_of, unsupported
+from stalwart.core import jit
+from stalwart.core.errors import InputError
+from stalwart.core.modes import evaluating
+from stalwart.graph import trace
+from stalwart.stochastic import is_random
+
+
+def machine() -> str:
+    """Return one line a fact about this installation."""
+    loops = f"numba {version('numba')}" if jit.available() else "none (pip install 'stalwart[fast]')"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return "\n".join(
+        (
+            f"torch            {torch.__version__}, {torch.get_num_threads()} of {os.cpu_count()} CPU threads",
+            f"GPU              {gpu}",
+            f"compiled loops   {loops}",
+            f"onnx             {_installed('onnx')}, onnxruntime {_installed('onnxruntime')}",
+        )
+    )
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none (pip install 'stalwart[onnx]')"
+
+
+def diagnose(model: nn.Module, shape: tuple[int, ...]) -> tuple[str, bool]:
+    """Return what bounds make of a model for inputs of ``shape`` (one sample), and whether all of it is supported."""
+    x = torch.rand(2, *shape)
+    if is_random(model):
+        return "The model is randomised: attack it with eot, certify it by smoothing; bounds need its noise off.", False
+    try:
+        with evaluating(model):
+            graph = trace(model, x)
+    except InputError as problem:
+        return f"Bounds cannot read the model: {problem}", False
+    missing = unsupported(graph)
+    known = [node for node in graph.nodes if node.batched and node.op != "input" and node not in missing]
+    counts = Counter(node.op for node in known)
+    lines = ["operators that bounds know:"]
+    lines += [
+        f"  {op:<24}{count:>4}  {'relaxed' if any(rule_of(n).relaxed for n in known if n.op == op) else 'exact'}"
+        for op, count in sorted(counts.items())
+    ]
+    if missing:
+        lines += ["not supported:"] + [f"  {node.where}" for node in missing]
+        lines += ["Replace these operators, or bound a part of the model without them."]
+    else:
+        lines += ["Every operator is supported."]
+    return "\n".join(lines), not missing
