@@ -47,6 +47,7 @@ def test_forward_and_backward_with_numbers(name, shape, classes):
     [
         ("dm-large", (1, 28, 28), 13.26),
         ("dm-large", (3, 32, 32), 17.19),
+        ("cnn7-bn", (3, 32, 32), 17.19),
         ("resnet18", (3, 32, 32), 11.17),
         ("resnet20", (3, 32, 32), 0.27),
         ("wrn-16-4", (3, 32, 32), 2.75),
@@ -67,6 +68,10 @@ def test_published_numbers_of_parameters(name, shape, millions):
         ("pooled-cnn", (1, 28, 28), 3136, 128),
         ("dm-small", (1, 28, 28), 8192, 100),
         ("dm-medium", (1, 28, 28), 4096, 512),
+        ("dm-large", (1, 28, 28), 25088, 512),
+        ("cnn7-bn", (3, 32, 32), 32768, 512),
+        ("small-cifar", (3, 32, 32), 16384, 512),
+        ("small-mnist", (1, 28, 28), 1568, 512),
         ("vgg5", (3, 32, 32), 8192, 1024),
         ("vgg11", (3, 32, 32), 8192, 4096),
         ("mlp", (64,), 64, 64),
@@ -94,6 +99,15 @@ def test_details_that_papers_fix():
     assert [layer.out_channels for layer in vgg11.modules() if isinstance(layer, nn.Conv2d)] == [
         *(64, 128, 256, 512, 512, 512, 512, 512)
     ]
+
+
+def test_batch_norm_lies_before_every_activation_of_cnn7():
+    with torch.device("meta"):
+        layers = list(build_model("cnn7-bn", (3, 32, 32), 10).backbone)
+    kinds = [type(layer).__name__ for layer in layers]
+    assert kinds == ["Conv2d", "BatchNorm2d", "ReLU"] * 5 + ["Flatten", "Linear", "BatchNorm1d", "ReLU"]
+    assert [layer.stride[0] for layer in layers if isinstance(layer, nn.Conv2d)] == [1, 1, 2, 1, 1]
+    assert [layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)] == [64, 64, 128, 128, 128]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -9,6 +9,8 @@ import yaml
 from hypothesis import strategies as st
 
 from stalwart.core.errors import FileError, StalwartError, UsageError
+from stalwart.core.registry import build
+from stalwart.objectives import OBJECTIVES
 from stalwart.recipes import load_recipe, shipped
 from stalwart.recipes.load import dump_recipe, parse_evaluation, parse_recipe
 from stalwart.recipes.runs import make_model
@@ -83,6 +85,64 @@ def test_the_papers_fashion_mnist_run():
     assert recipe.training.schedule.milestones == (200, 400)
 
 
+@pytest.mark.parametrize("activation", ["relu", "paramramp"])
+@pytest.mark.parametrize(("method", "kappa"), [("ibp", 0), ("crown-ibp", 1)])
+def test_certified_training_on_mnist_as_published(method, kappa, activation):
+    recipe = load_recipe(f"mnist-dm-large-{method}-{activation}")
+    objective = build("objective", OBJECTIVES, recipe.objective.name, recipe.objective.options)
+    training = recipe.training
+    assert (recipe.objective.name, recipe.model.name, recipe.model.mean) == (method, "dm-large", None)
+    assert (objective.eps, objective.clean_epochs, objective.ramp_epochs, objective.growth) == (0.4, 10, 50, "linear")
+    assert (objective.kappa_start, objective.kappa_end) == (kappa, 0)
+    assert (training.epochs, training.batch_size) == (200, 256)
+    assert (training.optimiser.lr, training.optimiser.weight_decay) == (5e-4, 0)
+    assert (training.schedule.milestones, training.schedule.gamma) == ((130, 190), 0.1)
+    assert training.criterion == "certified"
+    if activation == "paramramp":
+        assert (recipe.model.options["eta"], training.ramps.switch_on) == (0.01, 10)
+        slope = [training.ramps.slope.at(epoch) for epoch in (0, 70, 140, 200)]
+        assert slope == pytest.approx([0.01, 0.01, 0, 0])
+        assert training.ramps.slope.shape == "smooth"
+
+
+@pytest.mark.parametrize(
+    ("name", "eps", "tested", "beta"),
+    [
+        ("ibp-relu", 8.8, 8, None),
+        ("ibp-paramramp", 8.8, 8, None),
+        ("crown-ibp-paramramp", 8.8, 8, 0),
+        ("crown-ibp-paramramp-2", 2.2, 2, 1),
+    ],
+)
+def test_certified_training_on_cifar_as_published(name, eps, tested, beta):
+    recipe = load_recipe(f"cifar10-dm-large-{name}")
+    objective = build("objective", OBJECTIVES, recipe.objective.name, recipe.objective.options)
+    training = recipe.training
+    assert objective.eps == pytest.approx(eps / 255)
+    assert recipe.evaluation.eps == pytest.approx(tested / 255)
+    assert training.validation.eps == recipe.evaluation.eps
+    assert (objective.clean_epochs, objective.ramp_epochs) == (320, 1600)
+    assert (objective.kappa_start, objective.kappa_end) == (0, 0)
+    assert getattr(objective, "beta_end", None) == beta
+    assert (training.epochs, training.batch_size, training.schedule.milestones) == (3200, 1024, (2600, 3040))
+    assert (recipe.augment.crop, recipe.augment.flip) == (4, True)
+    if "paramramp" in name:
+        assert training.ramps.switch_on == 320
+        slope = [training.ramps.slope.at(epoch) for epoch in (0, 1000, 2200)]
+        assert slope == pytest.approx([0.01, 0.01, 0])
+
+
+def test_certified_training_with_a_short_warm_up():
+    recipe = load_recipe("cifar10-cnn7-ibp")
+    objective = build("objective", OBJECTIVES, recipe.objective.name, recipe.objective.options)
+    assert (recipe.model.name, recipe.model.init) == ("cnn7-bn", "ibp")
+    assert (objective.clean_epochs, objective.ramp_epochs, objective.growth) == (1, 80, "smooth")
+    assert (objective.regularise, objective.tau) == (0.5, 0.5)
+    training = recipe.training
+    assert (training.epochs, training.batch_size, training.schedule.milestones) == (160, 128, (120, 140))
+    assert (training.optimiser.lr, training.optimiser.clip) == (5e-4, 10)
+
+
 @pytest.mark.parametrize("name", names("digits"))
 def test_the_models_of_digits_can_be_built_and_depend_on_the_seed_alone(name):
     import torch
@@ -143,6 +203,7 @@ def test_an_override_reaches_options():
         (["model.noise.name=wac"], r"unknown noise 'wac'\. Did you mean 'wca'\?"),
         (["evaluation.suite=standart"], r"unknown suite 'standart'\. Did you mean 'standard'\?"),
         (["training.validation={attack: pdg, eps: 0.1}"], r"unknown attack 'pdg'\. Did you mean 'pgd'\?"),
+        (["training.validation={certify: ipb, eps: 0.1}"], r"unknown bounding method 'ipb'\. Did you mean 'ibp'\?"),
         (["training.epochs=abc"], r"'training\.epochs'.*\(got 'abc'\)"),
         (["training.epochs=0"], r"'training\.epochs'.*greater than or equal to 1 \(got 0\)"),
         (["training.optimiser.lr=fast"], r"'fast' is not a number"),

@@ -25,6 +25,6 @@ class LeNetPP:
         """Return the backbone [B, C, H, W] -> [B, D] and D; UsageError if the images are too small."""
         stack = Stack("LeNet++", shape)
         for width in (32, 32, 64, 64, 128, 128):
-            stack.conv(width, 5, activation=nn.PReLU)
+            stack.conv(width, 5, activation=lambda _: nn.PReLU())
         stack.dense(self.features, activation=None)
         return stack.done()

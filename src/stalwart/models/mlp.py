@@ -6,23 +6,26 @@ import math
 from torch import nn
 
 from stalwart.core.numbers import require
+from stalwart.models.activations import Activated
 from stalwart.models.stack import check_shape
 
 
 @dataclasses.dataclass(frozen=True)
-class MLP:
-    """Flatten, then linear layers with ReLU after each; without hidden layers the classifier is linear.
+class MLP(Activated):
+    """Flatten, then linear layers with an activation after each; without hidden layers the classifier is linear.
 
     Args:
         widths: the width of each hidden layer; the last is D.
+        activation, eta: as :class:`stalwart.models.activations.Activated` says.
 
     Raises:
-        UsageError: a width below 1.
+        UsageError: a width below 1, or a slope out of range.
     """
 
     widths: tuple[int, ...] = (128, 64)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(all(width >= 1 for width in self.widths), f"every width must be at least 1, got {self.widths}.")
 
     def build(self, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
@@ -31,6 +34,6 @@ class MLP:
         width = math.prod(shape)
         layers: list[nn.Module] = [nn.Flatten()]
         for following in self.widths:
-            layers += [nn.Linear(width, following), nn.ReLU()]
+            layers += [nn.Linear(width, following), self.activate((following,))]
             width = following
         return nn.Sequential(*layers), width

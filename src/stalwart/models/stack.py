@@ -1,12 +1,13 @@
 """A builder of plain stacks of layers that knows the shape behind each layer."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
 from stalwart.core.errors import UsageError
 from stalwart.core.numbers import require
+from stalwart.models.activations import Activation, relu
 
 
 def check_shape(what: str, shape: Sequence[int], image: bool = True) -> None:
@@ -56,15 +57,15 @@ class Stack:
         padding: int = 0,
         bias: bool = True,
         norm: bool = False,
-        activation: Callable[[], nn.Module] = nn.ReLU,
+        activation: Activation = relu,
     ) -> None:
         """Append a square convolution to ``width`` channels, batch norm if asked for, and the activation."""
         height, across = (self._fit(side, kernel, stride, padding) for side in self.shape[1:])
         self.layers.append(nn.Conv2d(self.shape[0], width, kernel, stride, padding, bias=bias))
         if norm:
             self.layers.append(nn.BatchNorm2d(width))
-        self.layers.append(activation())
         self.shape = (width, height, across)
+        self.layers.append(activation(self.shape))
 
     def pool(self, kind: type[nn.MaxPool2d] | type[nn.AvgPool2d]) -> None:
         """Append 2x2 pooling with stride 2; an odd last row or column is dropped."""
@@ -72,15 +73,17 @@ class Stack:
         self.layers.append(kind(2))
         self.shape = (self.shape[0], height, across)
 
-    def dense(self, width: int, bias: bool = True, activation: Callable[[], nn.Module] | None = nn.ReLU) -> None:
-        """Append a fully connected layer (flattening before the first one) and the activation, if any."""
+    def dense(self, width: int, bias: bool = True, norm: bool = False, activation: Activation | None = relu) -> None:
+        """Append a fully connected layer (flattening before the first one), batch norm if asked for, and the activation."""
         require(width >= 1, f"{self.what}: a layer's width must be at least 1, got {width}.")
         if len(self.shape) > 1:
             self.layers.append(nn.Flatten())
         self.layers.append(nn.Linear(math.prod(self.shape), width, bias=bias))
-        if activation is not None:
-            self.layers.append(activation())
         self.shape = (width,)
+        if norm:
+            self.layers.append(nn.BatchNorm1d(width))
+        if activation is not None:
+            self.layers.append(activation(self.shape))
 
     def dropout(self, rate: float) -> None:
         """Append dropout, of whole activations, with probability ``rate``."""

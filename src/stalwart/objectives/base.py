@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stalwart.core.random import derive, generator, isolated
+from stalwart.models.param_ramp import jittered
 from stalwart.stochastic import noise
 
 Net = Callable[[Tensor], Tensor]
@@ -19,10 +20,22 @@ Net = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Moment:
-    """When a loss is computed: all its randomness comes from ``seed``, unique to the step, so a resumed run repeats it."""
+    """When a loss is computed: all its randomness comes from ``seed``, unique to the step, so a resumed run repeats it.
+
+    Attributes:
+        seed: unique to the step.
+        epoch: from 0.
+        share: how much of the epoch is done, in [0, 1).
+    """
 
     seed: int
     epoch: int = 0
+    share: float = 0.0
+
+    @property
+    def time(self) -> float:
+        """Epochs since the start of the run, with their fraction."""
+        return self.epoch + self.share
 
     def generator(self, like: Tensor, *path: object) -> torch.Generator:
         """Return a generator for this step on the device of ``like``."""
@@ -55,7 +68,7 @@ class Objective:
 class Trainee(nn.Module):
     """A model with its objective: the module that ``DistributedDataParallel`` wraps.
 
-    Attacks on inputs or weights, and later bounds, all run inside ``forward``, so the wrapper sees a single forward pass.
+    Attacks on inputs or weights, and bounds, all run inside ``forward``, so the wrapper sees a single forward pass.
     """
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
@@ -64,6 +77,10 @@ class Trainee(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
         """Return the mean loss and the number of correct training predictions, both scalars."""
-        with noise(self.model, seed=derive(moment.seed, "noise")), isolated(moment.seed, per_rank=True):
+        with (
+            noise(self.model, seed=derive(moment.seed, "noise")),
+            jittered(self.model, moment.generator(x, "jitter")),
+            isolated(moment.seed, per_rank=True),
+        ):
             loss, logits = self.objective.loss(self.model, x, y, moment)
         return loss, (logits.detach().argmax(1) == y).sum()

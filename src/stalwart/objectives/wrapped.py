@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from stalwart.core.numbers import require
 from stalwart.core.registry import build
 from stalwart.objectives.base import Moment, Net, Objective
 
@@ -24,7 +25,11 @@ class Wrapped(Objective):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _ = self.inner
+        require(
+            type(self.inner).loss is Objective.loss,
+            f"objective '{self.base}' computes its loss as a whole and cannot stand inside another one; put it outside, or "
+            "use it by itself.",
+        )
 
     @cached_property
     def inner(self) -> Objective:

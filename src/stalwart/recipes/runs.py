@@ -23,6 +23,7 @@ from stalwart.data import Data, epoch_batches
 from stalwart.data import load as load_data
 from stalwart.evaluation import Samples, evaluate, steps_of
 from stalwart.models import build_model
+from stalwart.models.initialise import ibp_initialise
 from stalwart.objectives.table import OBJECTIVES
 from stalwart.recipes.load import dump_recipe, load_recipe
 from stalwart.recipes.schema import EvaluationSection, Recipe
@@ -65,6 +66,8 @@ def make_model(recipe: Recipe, data: Data) -> nn.Module:
     model = build_model(
         section.name, data.shape, classes, section.options, kind.head, section.mean, section.std, recipe.seed
     )
+    if section.init == "ibp":
+        ibp_initialise(model, recipe.seed)
     return kind.apply(model)
 
 
@@ -274,6 +277,8 @@ def _epoch_printer(epochs: int) -> Callable[[dict[str, Any]], None]:
         parts.append(f"validation {metrics['validation_accuracy']:.3f}")
         if "validation_robust_accuracy" in metrics:
             parts.append(f"robust {metrics['validation_robust_accuracy']:.3f}")
+        if "validation_certified_accuracy" in metrics:
+            parts.append(f"certified {metrics['validation_certified_accuracy']:.3f}")
         print("  ".join([*parts, f"{metrics['seconds']:.1f} s"]), flush=True)
 
     return show

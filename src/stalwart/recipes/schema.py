@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from stalwart.attacks.table import ATTACKS
+from stalwart.bounds.methods import find_method
 from stalwart.core.numbers import Number
 from stalwart.core.registry import build, lookup
 from stalwart.data import Augment
@@ -37,8 +38,13 @@ class DataSection(Choice):
 
 
 class ModelSection(Choice):
-    """Which architecture, its normalisation (layer 0) and its noise."""
+    """Which architecture, its normalisation (layer 0), its initial weights and its noise.
 
+    Attributes:
+        init: "default", as PyTorch draws them, or "ibp", see :func:`stalwart.models.initialise.ibp_initialise`.
+    """
+
+    init: Literal["default", "ibp"] = "default"
     mean: list[Number] | None = None
     std: list[Number] | None = None
     noise: Choice | None = None
@@ -82,8 +88,10 @@ class Recipe(Settings):
         _ = self.augment
         if self.model.noise is not None:
             build("noise", NOISES, self.model.noise.name, self.model.noise.options)
-        if self.training.validation is not None:
+        if self.training.validation is not None and self.training.validation.attack is not None:
             build("attack", ATTACKS, self.training.validation.attack, self.training.validation.options)
+        if self.training.validation is not None and self.training.validation.certify is not None:
+            find_method(self.training.validation.certify)
         lookup("suite", SUITES, self.evaluation.suite)
         return self
 

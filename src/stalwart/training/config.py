@@ -5,6 +5,7 @@ from typing import Any, Literal
 import pydantic
 
 from stalwart.core.numbers import Number
+from stalwart.objectives.schedules import Anneal
 
 
 class Settings(pydantic.BaseModel):
@@ -54,11 +55,32 @@ class Schedule(Settings):
         return self
 
 
-class Validation(Settings):
-    """The attack that validation accuracy is measured under, on the first ``samples`` validation inputs."""
+class Ramps(Settings):
+    """How a model with ParamRamps is trained (Lyu et al., CVPR 2021); without them this changes nothing.
 
-    attack: str = "pgd"
+    Attributes:
+        switch_on: epoch before which they are leaky ReLUs; then each takes its neuron's mean activation over the training
+            set as its length. Beyond the run they stay leaky ReLUs.
+        slope: how the slope outside the ramp changes, such as {start: 0.01, end: 0, begin: 70, over: 70, shape: smooth}.
+    """
+
+    switch_on: Number = pydantic.Field(1.0, ge=0)
+    slope: Anneal | None = None
+
+
+class Validation(Settings):
+    """What else is measured on the first ``samples`` validation inputs: accuracy under attack, certified accuracy.
+
+    Attributes:
+        attack: registered name; null for none.
+        options: its hyper-parameters.
+        certify: bounding method that certified accuracy is measured by, such as "ibp" or "crown-ibp"; null for not at all.
+            Each activation's share of dead and of unstable neurons is measured with it.
+    """
+
+    attack: str | None = "pgd"
     options: dict[str, Any] = {}
+    certify: str | None = None
     norm: Literal["linf", "l2"] = "linf"
     eps: Number = pydantic.Field(ge=0)
     samples: int = pydantic.Field(500, ge=1)
@@ -68,8 +90,9 @@ class Training(Settings):
     """All that the training loop needs beside the model, the data and the objective.
 
     Attributes:
-        select: which weights the run hands on: "robust" (best validation accuracy under attack, the default where
-            ``validation`` is given), "clean" (best clean validation accuracy) or "last".
+        select: which weights the run hands on: "certified" (best certified validation accuracy, the default where
+            ``validation`` certifies), "robust" (best under attack, the default where it only attacks), "clean" (best clean
+            validation accuracy) or "last".
         ema: decay of the exponential moving average of the weights, 0 for none; it is what is validated and handed on.
         amp: bfloat16 autocast, on a GPU only.
         checkpoint_seconds: time between two checkpoints within an epoch.
@@ -80,7 +103,8 @@ class Training(Settings):
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     validation: Validation | None = None
-    select: Literal["robust", "clean", "last"] | None = None
+    ramps: Ramps = Ramps()
+    select: Literal["certified", "robust", "clean", "last"] | None = None
     ema: Number = pydantic.Field(0.0, ge=0, lt=1)
     amp: bool = False
     channels_last: bool = True
@@ -89,11 +113,15 @@ class Training(Settings):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Training":
-        if self.select == "robust" and self.validation is None:
+        if self.select == "robust" and (self.validation is None or self.validation.attack is None):
             raise ValueError("select 'robust' needs a validation section with an attack and its eps")
+        if self.select == "certified" and (self.validation is None or self.validation.certify is None):
+            raise ValueError("select 'certified' needs a validation section with certify and eps")
         return self
 
     @property
-    def criterion(self) -> Literal["robust", "clean", "last"]:
+    def criterion(self) -> Literal["certified", "robust", "clean", "last"]:
         """What the handed-on weights are selected by, defaults resolved."""
-        return self.select or ("robust" if self.validation else "clean")
+        if self.select or self.validation is None:
+            return self.select or "clean"
+        return "certified" if self.validation.certify else "robust" if self.validation.attack else "clean"

@@ -25,6 +25,7 @@ from stalwart.core.files import write_text
 from stalwart.core.random import derive, generator, shard
 from stalwart.core.tensors import save_tensors
 from stalwart.data import Augment, Data, epoch_batches
+from stalwart.models.param_ramp import initialise_ramps, lengthen, ramps, set_slope
 from stalwart.objectives import Moment, Objective, Trainee
 from stalwart.training import checkpoint
 from stalwart.training.checkpoint import Progress
@@ -122,9 +123,11 @@ class Fit:
             len(self.train), self.config.batch_size, self.seed, now.epoch, self.ranks.rank, self.ranks.world
         )
         started, saved = time.monotonic() - now.seconds, time.monotonic()
+        if now.batch == 0:
+            self._switch_ramps()
         self.trainee.train()
         while now.batch < len(batches):
-            self._step(batches[now.batch], (now.epoch + now.batch / len(batches)))
+            self._step(batches[now.batch], now.batch / len(batches))
             if time.monotonic() - saved >= self.config.checkpoint_seconds and now.batch < len(batches):
                 now.seconds, saved = time.monotonic() - started, time.monotonic()
                 self._save()
@@ -132,8 +135,15 @@ class Fit:
         now.seconds = time.monotonic() - started
         self._finish_epoch()
 
-    def _step(self, index: Tensor, moment: float) -> None:
+    def _switch_ramps(self) -> None:
+        """Switch ParamRamps on at the epoch asked for, at lengths measured on the training set as it is."""
+        waiting = [ramp for ramp in ramps(self.model).values() if not ramp.on]
+        if waiting and self.progress.epoch >= self.config.ramps.switch_on:
+            initialise_ramps(self.model, (x for x, _ in self.train.loader(self.config.batch_size)))
+
+    def _step(self, index: Tensor, share: float) -> None:
         now, device = self.progress, self.ranks.device
+        moment = Moment(derive(self.seed, "step", now.step), now.epoch, share)
         x, y = self.train.batch(index)
         x = (
             self.augment(x, generator(self.seed, "augment", now.step, device=device))
@@ -143,14 +153,17 @@ class Fit:
         if self.config.channels_last and x.dim() == 4:
             x = arrange(x)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.optimiser.lr * factor(self.config.schedule, moment, self.config.epochs)
+            group["lr"] = self.config.optimiser.lr * factor(self.config.schedule, moment.time, self.config.epochs)
+        if self.config.ramps.slope is not None:
+            set_slope(self.model, self.config.ramps.slope.at(moment.time))
         self.optimiser.zero_grad(set_to_none=True)
         with self._autocast():
-            loss, correct = self.trainee(x, y, Moment(derive(self.seed, "step", now.step), now.epoch))
+            loss, correct = self.trainee(x, y, moment)
         loss.backward()
         if self.config.optimiser.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip)
         self.optimiser.step()
+        lengthen(self.model)
         if self.average is not None:
             self._update_average()
         sums = self.ranks.sum(
@@ -191,7 +204,11 @@ class Fit:
         self.announce(metrics)
 
     def _select(self, metrics: dict[str, Any]) -> None:
-        key = {"robust": "validation_robust_accuracy", "clean": "validation_accuracy"}.get(self.config.criterion)
+        key = {
+            "certified": "validation_certified_accuracy",
+            "robust": "validation_robust_accuracy",
+            "clean": "validation_accuracy",
+        }.get(self.config.criterion)
         score = float(metrics[key]) if key else math.inf
         if key is None or score > self.progress.best:
             self.progress.best, self.progress.best_epoch = (score if key else 0.0), metrics["epoch"]
