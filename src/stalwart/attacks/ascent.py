@@ -57,7 +57,7 @@ def ascend(
         if last:
             broken[index[wrong]] = True
             break
-        z = within.project(x, z + expand(width, z) * within.steepest(gradient))
+        z = within.project(x, z + expand(width, z) * within.uphill(z, gradient))
         if wrong.any():
             broken[index[wrong]] = True
             alive = (~wrong).nonzero()[:, 0]

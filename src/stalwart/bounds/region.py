@@ -8,7 +8,7 @@ from torch import Tensor
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.patches import Patches
 from stalwart.bounds.rules.base import dot
-from stalwart.sets import Linf, ThreatSet
+from stalwart.sets import Box, Linf, ThreatSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Region:
     def around(x: Tensor, within: ThreatSet) -> "Region":
         """Return the region of a threat set around inputs x [B, ...]."""
         box = Interval(*within.bounds(x))
-        return Region(box) if isinstance(within, Linf) else Region(box, x, within)
+        return Region(box) if isinstance(within, Linf | Box) else Region(box, x, within)
 
     def add_minimum(self, patches: Patches, constant: Tensor) -> None:
         """Add the smallest values to ``constant`` [B, S]."""

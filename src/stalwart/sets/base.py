@@ -129,6 +129,12 @@ class ThreatSet(abc.ABC):
     def steepest(self, gradient: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch *shape"]:
         """Return the direction of unit size that a linear function with this gradient grows fastest in; 0 where it is 0."""
 
+    def uphill(
+        self, z: Float[Tensor, " batch *shape"], gradient: Float[Tensor, " batch *shape"]
+    ) -> Float[Tensor, " batch *shape"]:
+        """Return :meth:`steepest` for a step from ``z`` that will be projected; sets where a step may be lost differ."""
+        return self.steepest(gradient)
+
     @abc.abstractmethod
     def support(self, x: Float[Tensor, " batch *shape"], c: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
         """Return the support function max over z in the set around ``x`` of <c, z>, rounded up; differentiable in both.
