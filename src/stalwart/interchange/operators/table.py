@@ -1,0 +1,67 @@
+"""The table of ONNX operators that can be read."""
+
+from collections.abc import Callable
+
+import torch
+
+from stalwart.interchange.onnx_graph import Node, Result
+from stalwart.interchange.operators import elementwise, linear, shapes, windows
+
+OPERATORS: dict[str, Callable[[Node], Result]] = {
+    "Abs": elementwise.unary(torch.abs),
+    "Add": elementwise.add,
+    "AveragePool": windows.average_pool,
+    "BatchNormalization": linear.batch_normalization,
+    "Cast": elementwise.cast,
+    "Clip": elementwise.clip,
+    "Concat": shapes.concat,
+    "Conv": linear.conv,
+    "ConvTranspose": linear.conv_transpose,
+    "Cos": elementwise.unary(torch.cos),
+    "Div": elementwise.arithmetic(torch.div),
+    "Dropout": elementwise.dropout,
+    "Elu": elementwise.elu,
+    "Erf": elementwise.unary(torch.erf),
+    "Exp": elementwise.unary(torch.exp),
+    "Expand": shapes.expand,
+    "Flatten": shapes.to_shape(shapes.flatten_shape),
+    "Gather": shapes.gather,
+    "Gelu": elementwise.gelu,
+    "Gemm": linear.gemm,
+    "GlobalAveragePool": windows.global_average_pool,
+    "HardSigmoid": elementwise.hard_sigmoid,
+    "Identity": elementwise.same,
+    "LeakyRelu": elementwise.leaky_relu,
+    "Log": elementwise.unary(torch.log),
+    "MatMul": linear.matmul,
+    "Max": elementwise.arithmetic(torch.maximum),
+    "MaxPool": windows.max_pool,
+    "Min": elementwise.arithmetic(torch.minimum),
+    "Mul": elementwise.arithmetic(torch.mul),
+    "Neg": elementwise.unary(torch.neg),
+    "PRelu": elementwise.prelu,
+    "Pad": shapes.pad,
+    "Pow": elementwise.power,
+    "Reciprocal": elementwise.unary(torch.reciprocal),
+    "ReduceMean": shapes.reduce(torch.mean, axes_input_since=18),
+    "ReduceSum": shapes.reduce(torch.sum, axes_input_since=13),
+    "Relu": elementwise.unary(torch.relu),
+    "Reshape": shapes.to_shape(shapes.reshape_shape),
+    "Resize": windows.resize,
+    "Shape": shapes.shape,
+    "Sigmoid": elementwise.unary(torch.sigmoid),
+    "Sign": elementwise.unary(torch.sign),
+    "Sin": elementwise.unary(torch.sin),
+    "Slice": shapes.slice_,
+    "Softmax": elementwise.softmax,
+    "Softplus": elementwise.softplus,
+    "Split": shapes.split,
+    "Sqrt": elementwise.unary(torch.sqrt),
+    "Squeeze": shapes.to_shape(shapes.squeeze_shape),
+    "Sub": elementwise.arithmetic(torch.sub),
+    "Tanh": elementwise.unary(torch.tanh),
+    "Transpose": shapes.transpose,
+    "Unsqueeze": shapes.to_shape(shapes.unsqueeze_shape),
+    "Upsample": windows.resize,
+}
+"""What each operator makes of values that depend on the input. A new one is one function and one line."""
