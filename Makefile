@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
 
-.PHONY: demo test lint types layers unit format reproduce-wca reproduce-fashion-mnist bench clean
+.PHONY: demo test lint types layers unit format reproduce-wca reproduce-fashion-mnist fuzz-bounds bench clean
 
 demo: $(SETUP)
 	$(BIN)/stalwart demo --out demo
@@ -38,6 +38,10 @@ reproduce-wca: $(SETUP)
 
 reproduce-fashion-mnist: $(SETUP)
 	bash reproductions/fashion_mnist.sh runs
+
+# Ten thousand random networks, for hours; any point outside its bounds fails.
+fuzz-bounds: $(SETUP)
+	STALWART_EXAMPLES=10000 $(BIN)/python -m pytest -n 2 tests/bounds/test_random_networks.py
 
 bench: $(SETUP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'foolbox>=3.3.4'
