@@ -3,21 +3,26 @@
 from stalwart import stochastic
 from stalwart.attacks import attack
 from stalwart.bounds import bound, margin_bound
+from stalwart.certify.verify import Verdict, verify
 from stalwart.core.errors import StalwartError
 from stalwart.report import Report, evaluate
-from stalwart.sets import L0, L2, Linf
+from stalwart.sets import L0, L1, L2, Box, Linf
 
 __version__ = "0.1.0"
 __all__ = [
     "L0",
+    "L1",
     "L2",
+    "Box",
     "Linf",
     "Report",
     "StalwartError",
+    "Verdict",
     "__version__",
     "attack",
     "bound",
     "evaluate",
     "margin_bound",
     "stochastic",
+    "verify",
 ]

@@ -134,6 +134,44 @@ def test_lines_and_intervals_enclose_dense_samples_without_tolerance(name, seed,
     assert torch.equal(one_sided.upper_slope, f.lines(lower, upper, "adaptive").upper_slope)
 
 
+class Careless(GELU):
+    """GELU whose search for stationary points returns any point."""
+
+    def stationary(self, slope, low, high, part):
+        return (low + 2 * high) / 3
+
+
+def test_a_wrong_stationary_point_costs_tightness_and_never_soundness():
+    f = Careless()
+    lower, upper = draw_ends(17, torch.float64, "all", 500)
+    z = samples(lower, upper)
+    slope = torch.randn(500, generator=generator(18), dtype=torch.float64)
+    given = f.lines_with_slope(lower, upper, slope, slope)
+    for lines in [given, *(f.lines(lower, upper, strategy) for strategy in STRATEGIES[:4])]:
+        assert (excess(lines, z, f.value(z))[0] <= 0).all()
+    careful = CURVES["gelu"][0].lines_with_slope(lower, upper, slope, slope)
+    assert (given.lower_intercept < careful.lower_intercept - 1e-3).any()
+
+
+@pytest.mark.parametrize("name", ["sin", "cos"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shifts_by_multiples_of_pi_are_rounded_outward(name, dtype):
+    f, _, _ = CURVES[name]
+    source = generator(19)
+    # Next to multiples of pi, where f and z are small and the shift is not.
+    turns = torch.randint(-2, 3, (20000,), generator=source) * (math.pi / 2)
+    ends = (turns + 1e-9 * torch.randn(2, 20000, generator=source, dtype=torch.float64)).to(dtype)
+    lower, upper = ends.amin(0), ends.amax(0)
+    slope = 10 * torch.randn(20000, generator=source, dtype=dtype)
+    lines = f.lines_with_slope(lower, upper, slope, slope)
+    for z in (lower, upper):
+        at, value = z.numpy().astype(np.longdouble), np.sin(z.numpy().astype(np.longdouble))
+        value = value if name == "sin" else np.cos(z.numpy().astype(np.longdouble))
+        low, bottom, high, top = (part.numpy().astype(np.longdouble) for part in vars(lines).values())
+        assert (low * at + bottom <= value).all()
+        assert (high * at + top >= value).all()
+
+
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_enclosures_hold_against_forty_digits(name, dtype):

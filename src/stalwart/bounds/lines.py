@@ -1,9 +1,9 @@
 """Straight lines below and above a scalar function on an interval, and how their slopes are chosen.
 
-One rule gives sound lines (Lyu et al., 2021, arXiv 2104.00447, section 3.1, says it for ReLU and ParamRamp): any finite slope s
-is valid with the intercepts max over [l, u] of f(z) - s z above and the minimum below. For a piecewise-linear f the extremes
-are at l, u or a kink between them, so no slope needs a division to be sound, and u = l is no special case. What is left to
-choose is the slope: that of the convex hull of f's graph (concave hull for upper lines) at some point of [l, u].
+One rule gives sound lines: any finite slope s is valid with the intercepts max over [l, u] of f(z) - s z above and the minimum
+below. For a piecewise-linear f the extremes are at l, u or a kink between them, so no slope needs a division to be sound, and
+u = l is no special case. What is left to choose is the slope: that of the convex hull of f's graph (concave hull for upper
+lines) at some point of [l, u]. For ReLU and ParamRamp this gives the lines of Lyu et al., 2021 (arXiv 2104.00447).
 """
 
 from dataclasses import dataclass

@@ -208,7 +208,7 @@ class Hinge(PiecewiseLinear):
 class Clip(PiecewiseLinear):
     """clamp(z, low, high) + outer * (z - clamp(z, low, high)): slope 1 between the kinks, ``outer`` beyond them.
 
-    Clamps with outer = 0; ParamRamp with low = 0, high = r, outer = eta (Lyu et al., 2021, equation 8).
+    Clamps with outer = 0; ParamRamp with low = 0, high = r, outer = eta (Lyu et al., 2021).
 
     Attributes:
         low: the first kink.
@@ -337,7 +337,7 @@ def relu6() -> Clip:
 
 
 def param_ramp(r: Scalar, eta: Scalar = 0.0) -> Clip:
-    """Return eta * z below 0, z from 0 to r, and eta * z + (1 - eta) * r above (Lyu et al., 2021, equation 8).
+    """Return eta * z below 0, z from 0 to r, and eta * z + (1 - eta) * r above (Lyu et al., 2021).
 
     Args:
         r: the right kinks, a tensor that broadcasts against z, at least 0 (kept above 1e-4 by whoever trains it).

@@ -130,6 +130,47 @@ def evaluate(
 
 
 @app.command()
+def certify(
+    target: Annotated[Path, typer.Argument(help="A run folder, or an .onnx network.")],
+    prop: Annotated[Path | None, typer.Argument(help="A .vnnlib property, plain or .gz, for an .onnx network.")] = None,
+    eps: Annotated[str | None, typer.Option("--eps", help="Radius of the Linf box; by default the recipe's.")] = None,
+    smoothing: Annotated[
+        str | None, typer.Option("--smoothing", help="Certify in L2 by Gaussian noise of this standard deviation.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option("--methods", help="In the order to try, such as ibp,crown,branch-and-bound.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="The first so many test inputs.")] = 100,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for one property or one input.")] = 60.0,
+    n: Annotated[int, typer.Option("--n", min=1, help="Noise draws for each smoothed input.")] = 100_000,
+    alpha: Annotated[float, typer.Option("--alpha", help="Chance that a smoothed certificate is false.")] = 0.001,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="VNN-COMP result file of a property.")] = None,
+    device: Device = None,
+    data_dir: DataDir = None,
+    no_download: NoDownload = False,
+) -> None:
+    """Prove robustness: an ONNX network for a VNN-LIB property, or a run for its test inputs; resumes by itself."""
+    from stalwart.cli.certifying import certify_property, certify_run, certify_smoothed
+    from stalwart.recipes import runs
+
+    if target.suffix == ".onnx":
+        if prop is None or eps or smoothing or methods:
+            raise UsageError("an .onnx network needs a .vnnlib property, and takes --timeout, --seed and --out only.")
+        print(certify_property(target, prop, timeout, seed, out))
+        return
+    if prop is not None or out is not None:
+        raise UsageError("a property and --out belong to an .onnx network; a run's results go into its folder.")
+    source = runs.Source(data_dir, not no_download)
+    if smoothing is None:
+        print(certify_run(target, source, eps, samples, timeout, methods, seed))
+    elif eps or methods:
+        raise UsageError("--smoothing certifies every radius at once; leave out --eps and --methods.")
+    else:
+        print(certify_smoothed(target, source, smoothing, samples, n, alpha, seed, device))
+
+
+@app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Evaluated runs.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("report"),

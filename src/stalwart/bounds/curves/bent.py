@@ -48,8 +48,8 @@ class Bent(Curve):
     def derivative(self, z: Tensor) -> Tensor:
         """Return f'(z)."""
 
-    def second_derivative(self, z: Tensor) -> Tensor:
-        """Return f''(z); needed where f has a convex and a concave part."""
+    def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return f'(z) and f''(z); needed where f has a convex and a concave part."""
         raise NotImplementedError
 
     def scale(self, lower: Tensor, upper: Tensor) -> Tensor | float:
@@ -61,21 +61,22 @@ class Bent(Curve):
 
         Any answer is sound; a good one makes lines touch. It may lie outside the piece, on the side where f' comes nearest.
         """
-        return root(
-            lambda z: self.derivative(z) - slope, self.second_derivative, low, high, part == "middle", self.reach
-        )
+
+        def function(z: Tensor) -> tuple[Tensor, Tensor]:
+            first, second = self.derivatives(z)
+            return first - slope, second
+
+        return root(function, low, high, part == "middle", self.reach)
 
     def touch(self, end: Tensor, low: Tensor, high: Tensor, part: Part, from_left: bool) -> Tensor:
         """Return where the line through f at ``end`` (l if ``from_left``, else u) touches f in the piece [low, high]."""
         height = self.value(end)
-        return root(
-            lambda z: self.derivative(z) * (z - end) - (self.value(z) - height),
-            lambda z: self.second_derivative(z) * (z - end),
-            low,
-            high,
-            (part == "middle") == from_left,
-            self.reach,
-        )
+
+        def function(z: Tensor) -> tuple[Tensor, Tensor]:
+            first, second = self.derivatives(z)
+            return first * (z - end) - (self.value(z) - height), second * (z - end)
+
+        return root(function, low, high, (part == "middle") == from_left, self.reach)
 
     def _touch(self, end: Tensor, low: Tensor, high: Tensor, part: Part, from_left: bool) -> Tensor:
         # Slopes of segments to a tangent point are extremal there, so that it may be a constant for differentiation.

@@ -162,9 +162,10 @@ class ELU(Bent):
         """Return alpha exp(z) up to 0, where it is the derivative from the left, and 1 above."""
         return torch.where(z > 0, 1, self.alpha * torch.exp(z.clamp_max(0)))
 
-    def second_derivative(self, z: Tensor) -> Tensor:
-        """Return alpha exp(z) up to 0, and 0 above."""
-        return torch.where(z > 0, 0, self.alpha * torch.exp(z.clamp_max(0)))
+    def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return f'(z), and f''(z) for z up to 0, which is the same there."""
+        first = self.derivative(z)
+        return first, first
 
     def stationary(self, slope: Tensor, low: Tensor, high: Tensor, part: Part) -> Tensor:
         """Return log(slope / alpha), in the convex part."""

@@ -11,7 +11,7 @@ from stalwart.bounds.lines import Lines, Strategy, check_strategy, constant_line
 from stalwart.core.errors import InputError
 
 _ULPS = 8
-"""Units in the last place that a computed value may be off: torch's own functions stay below 2 on the CPU, 4 on a GPU."""
+"""Units in the last place that a value may be off: below 2 for torch's functions on the CPU; the rest is for other devices."""
 
 
 class Curve(Elementwise):

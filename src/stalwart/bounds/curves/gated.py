@@ -19,10 +19,10 @@ class _Gated(Bent):
         gate, first, _ = self.gate(z)
         return gate + z * first
 
-    def second_derivative(self, z: Tensor) -> Tensor:
-        """Return 2 g'(z) + z g''(z)."""
-        _, first, second = self.gate(z)
-        return 2 * first + z * second
+    def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return g(z) + z g'(z) and 2 g'(z) + z g''(z)."""
+        gate, first, second = self.gate(z)
+        return gate + z * first, 2 * first + z * second
 
     def magnitude(self, z: Tensor) -> Tensor:
         """Return |z| + |f(z)|: in the left tail g is the difference of two numbers near 1."""

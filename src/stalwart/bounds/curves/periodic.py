@@ -31,9 +31,9 @@ class _Arch(Bent):
         """Return cos(z)."""
         return torch.cos(z)
 
-    def second_derivative(self, z: Tensor) -> Tensor:
-        """Return -sin(z)."""
-        return -torch.sin(z)
+    def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos(z) and -sin(z)."""
+        return torch.cos(z), -torch.sin(z)
 
     def stationary(self, slope: Tensor, low: Tensor, high: Tensor, part: Part) -> Tensor:
         """Return ±arccos(slope)."""

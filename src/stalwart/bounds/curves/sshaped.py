@@ -38,9 +38,10 @@ class Sigmoid(_SShaped):
         decay = torch.exp(-z.abs())
         return decay / (1 + decay).square()
 
-    def second_derivative(self, z: Tensor) -> Tensor:
-        """Return f'(z) (1 - 2 f(z))."""
-        return -self.derivative(z) * torch.tanh(z / 2)
+    def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return f'(z) and f'(z) (1 - 2 f(z))."""
+        first = self.derivative(z)
+        return first, -first * torch.tanh(z / 2)
 
     def distance(self, slope: Tensor) -> Tensor:
         """Solve 1 / (4 cosh²(z / 2)) = slope."""
@@ -62,9 +63,10 @@ class Tanh(_SShaped):
         decay = torch.exp(-2 * z.abs())
         return 4 * decay / (1 + decay).square()
 
-    def second_derivative(self, z: Tensor) -> Tensor:
-        """Return -2 f(z) f'(z)."""
-        return -2 * torch.tanh(z) * self.derivative(z)
+    def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return f'(z) and -2 f(z) f'(z)."""
+        first = self.derivative(z)
+        return first, -2 * torch.tanh(z) * first
 
     def distance(self, slope: Tensor) -> Tensor:
         """Solve 1 / cosh²(z) = slope."""
@@ -85,9 +87,10 @@ class Erf(_SShaped):
         """Return 2 / √π exp(-z²)."""
         return 2 / math.sqrt(math.pi) * torch.exp(-z.square())
 
-    def second_derivative(self, z: Tensor) -> Tensor:
-        """Return -2 z f'(z)."""
-        return -2 * z * self.derivative(z)
+    def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return f'(z) and -2 z f'(z)."""
+        first = self.derivative(z)
+        return first, -2 * z * first
 
     def distance(self, slope: Tensor) -> Tensor:
         """Solve 2 / √π exp(-z²) = slope."""
