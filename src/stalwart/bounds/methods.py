@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.bounds import rounding
+from stalwart.bounds.alpha import optimise
 from stalwart.bounds.backward import BackwardWalk, entries, lower_bound
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import check_strategy
@@ -40,13 +41,14 @@ class Method:
     Attributes:
         summary: one line for listings.
         inner: "interval", "forms" (forward linear bounds) or "walk" (backward).
-        outer: the same for the output; a walk of "interval" and "forms" passes the last linear layers only.
+        outer: the same for the output; a walk of "interval" and "forms" passes the last linear layers only. "ascent" is a
+            walk whose slopes are optimised.
         depth: how many nonlinear operators inner walks pass before forms stand in for the rest; None for all.
     """
 
     summary: str
     inner: Literal["interval", "forms", "walk"]
-    outer: Literal["interval", "forms", "walk"]
+    outer: Literal["interval", "forms", "walk", "ascent"]
     depth: int | None = None
 
 
@@ -56,6 +58,7 @@ METHODS: dict[str, Method] = {
     "lbp": Method("linear forms, layer by layer (Lyu et al., 2021)", "forms", "forms"),
     "crown-lbp": Method("a backward walk over linear forms (Lyu et al., 2021)", "forms", "walk"),
     "crown": Method("a backward walk for every layer (Zhang et al., 2018)", "walk", "walk"),
+    "alpha-crown": Method("crown, with 20 steps on the slopes of the last walk (Xu et al., 2021)", "walk", "ascent"),
     **{
         f"relaxed-crown-{depth}": Method(
             f"walks over {depth} layers, then linear forms (Lyu et al., 2021)", "walk", "walk", depth
@@ -93,7 +96,7 @@ def bound(
         model: maps [B, ...] to [B, K]; bounded in evaluation mode.
         x: inputs [B, ...] in data units.
         within: the threat set; None for the inputs themselves (with ``weights``).
-        method: "ibp", "crown-ibp", "crown", "lbp", "crown-lbp", "relaxed-crown-v" with v from 1 to 4.
+        method: "ibp", "crown-ibp", "crown", "lbp", "crown-lbp", "alpha-crown", "relaxed-crown-v" (v 1 to 4).
         weights: a set with ``bounds(parameters)``, or lower and upper ends by parameter name, that parameters range over.
         rows: a specification [R, K] or [B, R, K]; its rows are folded into the last layer and bounded instead of outputs.
         strategy: lines of piecewise-linear functions: "tight" for certifiably trained networks, "adaptive" for others.
@@ -253,6 +256,8 @@ def finish(known: Propagation, rows: Tensor, method: Method) -> Tensor:
     def begin(walk: BackwardWalk) -> None:
         walk.send(known.graph.output, rows.clone())
 
+    if method.outer == "ascent":
+        return optimise(known, rows)
     if method.outer == "walk":
         return lower_bound(known, begin, depth=None if method.depth is None else method.depth - 1, end="forms")
     return lower_bound(known, begin, depth=0, end=method.outer)

@@ -34,6 +34,18 @@ def _power(node: Node, view: View) -> tuple[str, dict[str, Any]]:
     return ("square", {}) if exponent == 2 else ("pow", {"exponent": exponent})
 
 
+def _elu(node: Node, view: View) -> tuple[str, dict[str, Any]]:
+    if any(float(_argument(node, view, place, name, 1.0)) != 1 for place, name in ((2, "scale"), (3, "input_scale"))):
+        raise InputError(f"{node.where}: scaled ELU (SELU, CELU) is not supported; write the scales as products.")
+    return "elu", {"alpha": float(_argument(node, view, 1, "alpha", 1.0))}
+
+
+def _heaviside(node: Node, view: View) -> tuple[str, dict[str, Any]]:
+    if not bool((_argument(node, view, 1, "values", None) == 1).all()):
+        raise InputError(f"{node.where}: only a step that is 1 at 0 is supported.")
+    return "heaviside", {}
+
+
 _BUILDERS: dict[str, Callable[[Node, View], tuple[str, dict[str, Any]]]] = {
     "leaky_relu": lambda n, v: ("leaky_relu", {"negative_slope": float(_argument(n, v, 1, "negative_slope", 0.01))}),
     "prelu": lambda n, v: ("prelu", {"weight": _per_channel(_argument(n, v, 1, "weight", None), n)}),
@@ -53,6 +65,8 @@ _BUILDERS: dict[str, Callable[[Node, View], tuple[str, dict[str, Any]]]] = {
         {"beta": float(_argument(n, v, 1, "beta", 1.0)), "threshold": float(_argument(n, v, 2, "threshold", 20.0))},
     ),
     "pow": _power,
+    "elu": _elu,
+    "heaviside": _heaviside,
     "stalwart::param_ramp": lambda n, v: ("param_ramp", {"r": v.fixed(n.args[1]), "eta": v.fixed(n.args[2])}),
 }
 
