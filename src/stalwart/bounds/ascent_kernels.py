@@ -10,7 +10,9 @@ from stalwart.core.jit_arguments import float32, float64, my_share, uint8
 
 
 @summing
-def _pass_run(a: Any, s: Any, free: Any, lower: Any, low: Any, upper: Any, high: Any, at: Any, kink: Any, out: Any) -> Any:
+def _pass_run(
+    a: Any, s: Any, free: Any, lower: Any, low: Any, upper: Any, high: Any, at: Any, kink: Any, out: Any
+) -> Any:
     """Write a⁺ lower + a⁻ upper, the lower slope s where free, and return Σ a⁺ low + a⁻ high."""
     total = a[0] * 0
     zero = total
@@ -25,19 +27,42 @@ def _pass_run(a: Any, s: Any, free: Any, lower: Any, low: Any, upper: Any, high:
 
 @helper
 def _pass(
-    a: Any, s: Any, free: Any, lower: Any, low: Any, upper: Any, high: Any, ends: Any, out: Any, sums: Any, rows: Any, i: Any, k: Any
+    a: Any,
+    s: Any,
+    free: Any,
+    lower: Any,
+    low: Any,
+    upper: Any,
+    high: Any,
+    ends: Any,
+    out: Any,
+    sums: Any,
+    rows: Any,
+    i: Any,
+    k: Any,
 ) -> None:
     for r in range(i, k):
         b = r // rows
-        sums[r] = _pass_run(
-            a[r], s[r], free[b], lower[b], low[b], upper[b], high[b], ends[0], ends[1], out[r]
-        )
+        sums[r] = _pass_run(a[r], s[r], free[b], lower[b], low[b], upper[b], high[b], ends[0], ends[1], out[r])
 
 
 @helper
 def _pull(
-    a: Any, s: Any, free: Any, lower: Any, low: Any, upper: Any, high: Any, ends: Any, g: Any, c: Any, da: Any, ds: Any, rows: Any,
-    i: Any, k: Any,
+    a: Any,
+    s: Any,
+    free: Any,
+    lower: Any,
+    low: Any,
+    upper: Any,
+    high: Any,
+    ends: Any,
+    g: Any,
+    c: Any,
+    da: Any,
+    ds: Any,
+    rows: Any,
+    i: Any,
+    k: Any,
 ) -> None:
     at, kink = ends[0], ends[1]
     for r in range(i, k):
@@ -84,9 +109,7 @@ def _box(a: Any, centre: Any, reach: Any, sums: Any, rows: Any, repeat: Any, i: 
 
 
 @helper
-def _climb(
-    value: Any, gradient: Any, mean: Any, square: Any, numbers: Any, i: Any, k: Any
-) -> None:
+def _climb(value: Any, gradient: Any, mean: Any, square: Any, numbers: Any, i: Any, k: Any) -> None:
     rate, first, second, least, most = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
     for j in range(i, k):
         g = gradient[j]
@@ -181,9 +204,21 @@ def climb(words: Any) -> None:
     numbers = float64(words[9], (5,))
     if wide:
         _climb(
-            float64(words[5], (n,)), float64(words[6], (n,)), float64(words[7], (n,)), float64(words[8], (n,)), numbers, i, k
+            float64(words[5], (n,)),
+            float64(words[6], (n,)),
+            float64(words[7], (n,)),
+            float64(words[8], (n,)),
+            numbers,
+            i,
+            k,
         )
     else:
         _climb(
-            float32(words[5], (n,)), float32(words[6], (n,)), float32(words[7], (n,)), float32(words[8], (n,)), numbers, i, k
+            float32(words[5], (n,)),
+            float32(words[6], (n,)),
+            float32(words[7], (n,)),
+            float32(words[8], (n,)),
+            numbers,
+            i,
+            k,
         )
