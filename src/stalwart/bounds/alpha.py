@@ -15,16 +15,18 @@ from torch import Tensor
 from stalwart.bounds.backward import BackwardWalk, at_entries, entries, lower_bound
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import Lines
+from stalwart.bounds.patches import Patches
 from stalwart.bounds.piecewise import Hinge, PiecewiseLinear
 from stalwart.bounds.propagation import Propagation, Refine
+from stalwart.bounds.rows import RowBox, RowLines, box_minimum, climb
 from stalwart.bounds.rules.base import View, batched_arguments
 from stalwart.bounds.rules.elementwise import Function, function_of, settled
 from stalwart.bounds.rules.table import rule_of
 from stalwart.core.numbers import require
 from stalwart.graph import Node
 
-_SLOPE_BYTES = 64 << 20
-"""Slopes optimised at a time; their gradients and moments take four times as much."""
+_CHUNK_BYTES = 8 << 20
+"""Slopes and coefficients of the rows that are optimised at a time; their gradients and moments take a few times as much."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +94,6 @@ class Free:
         """Return the smallest and the largest slope."""
         return float(self.function.left), float(self.function.right)
 
-    def lines(self, slope: Tensor) -> Lines:
-        """Return lines for lower slopes [S, B, ...]; settled entries keep their own."""
-        lower = torch.where(self.open, slope, self.usual.lower_slope)
-        if self.function.at == 0:
-            # The line through the kink at 0 has no intercept, and a settled neuron has none either.
-            low = self.usual.lower_intercept.expand_as(lower)
-        else:
-            at = float(self.function.at)
-            low = torch.where(
-                self.open, (self.function.left + self.function.right - lower) * at, self.usual.lower_intercept
-            )
-        return Lines(lower, low, self.usual.upper_slope, self.usual.upper_intercept)
-
 
 def free_nodes(known: Propagation, of: Node) -> list[Free]:
     """Return the ancestors of a node whose slopes may be chosen and matter: convex hinges with an open entry."""
@@ -114,7 +103,8 @@ def free_nodes(known: Propagation, of: Node) -> list[Free]:
         if node not in before or node not in known.relaxed or not isinstance(rule_of(node), Function):
             continue
         function = function_of(node, known)
-        if not is_convex_hinge(function):
+        if not is_convex_hinge(function) or (known.rigorous and function.at != 0):
+            # Only at 0 is a line through the kink exact in floating point, whatever its slope.
             continue
         x = known.interval(batched_arguments(node)[0])
         open_ = ~function.linear_on(x.lower, x.upper)
@@ -174,52 +164,103 @@ class Chosen(View):
         return value if self.batch is None else value.expand(self.batch, *value.shape[1:])
 
 
+class Rows(View):
+    """What rules see of a propagation in a walk of which every row has lower slopes of its own.
+
+    Attributes:
+        free: where slopes are chosen, by node.
+        own: the lines by node, made when a first walk reaches it; later walks must send the same rows.
+    """
+
+    def __init__(self, known: Propagation, free: list[Free]) -> None:
+        self.known, self.strategy = known, known.strategy
+        self.own: dict[Node, RowLines] = {}
+        self.free = {one.node: one for one in free}
+        self._box: RowBox | None = None
+
+    def fixed(self, value: Any) -> Any:
+        """Return what the propagation says, without its gradients."""
+        found = self.known.fixed(value)
+        return found.detach() if isinstance(found, Tensor) else found
+
+    def interval(self, node: Node) -> Interval:
+        """Return what the propagation says."""
+        return self.known.interval(node)
+
+    def lines(self, node: Node) -> Lines:
+        """Return what the propagation says."""
+        return self.known.lines(node)
+
+    def channels_last(self, node: Node) -> Lines:
+        """Return what the propagation says."""
+        return self.known.channels_last(node)
+
+    def passed(self, node: Node, coefficients: Tensor | Patches) -> tuple[Tensor | Patches, Tensor] | None:
+        """Take each row's own lines at a node whose slopes are free."""
+        if node not in self.free:
+            return None
+        if node not in self.own:
+            one = self.free[node]
+            at = float(one.function.at)
+            kink = (one.function.left + one.function.right) * at
+            self.own[node] = RowLines.over(coefficients, one.usual, one.open, at, kink)
+            self.own[node].slopes.requires_grad_()
+        out, added = self.own[node].passed(_each_alone(coefficients))
+        if isinstance(coefficients, Patches):
+            shape = coefficients.coefficients.shape
+            return Patches(out.reshape(shape), coefficients.places, coefficients.image), added.reshape(shape[:2])
+        return out, added
+
+    def least(self, coefficients: Tensor | Patches) -> Tensor | None:
+        """Minimise over a box with gradients; balls are left to the region."""
+        if self.known.region.within is not None:
+            return None
+        if self._box is None:
+            self._box = RowBox.over(coefficients, self.known.region.box)
+        rows = _each_alone(coefficients)
+        shape = coefficients.coefficients.shape if isinstance(coefficients, Patches) else coefficients.shape
+        return box_minimum(rows, self._box.centre, self._box.reach).reshape(shape[:2])
+
+
+def _each_alone(coefficients: Tensor | Patches) -> Tensor:
+    """Return coefficients [B, S, ...], and those of patches as samples of one row each [B * S, 1, h, w, C]."""
+    if isinstance(coefficients, Patches):
+        return coefficients.coefficients.flatten(0, 1).unsqueeze(1)
+    return coefficients
+
+
 def ascend(
-    known: Propagation,
-    begin: Callable[[BackwardWalk], None],
-    of: Node,
-    rows: int,
-    how: Ascent,
-    enough: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Return lower bounds [B, S] of the rows that ``begin`` sends to a node, the best over all iterations.
+    known: Propagation, begin: Callable[[BackwardWalk], None], free: list[Free], how: Ascent
+) -> tuple[Tensor, int]:
+    """Return the best lower bounds [B, S] of the rows that ``begin`` sends, and how many numbers a row took on the way.
 
     Args:
         known: intervals of all nodes and the region.
         begin: starts the walk, as for :func:`stalwart.bounds.backward.lower_bound`.
-        of: the node that ``begin`` sends to.
-        rows: S.
+        free: where slopes are chosen.
         how: the optimiser.
-        enough: tells which bounds [B, S] need not be improved; when none does, ascent stops.
     """
-    free = free_nodes(known, of)
-    with torch.no_grad():
-        best = lower_bound(known, begin)
-    if not free or how.iterations == 1:
-        return best
-    slopes = [one.usual.lower_slope.detach().expand(rows, *one.usual.lower_slope.shape).clone() for one in free]
-    optimiser = Adam(how.rate, how.decay)
-    for iteration in range(how.iterations):
-        last = iteration == how.iterations - 1
+    view, best = Rows(known, free), torch.tensor(-torch.inf)
+    moments: list[tuple[Tensor, Tensor]] = []
+    rate = how.rate
+    for iteration in range(1, how.iterations + 1):
+        walk, last = BackwardWalk(view), iteration == how.iterations
         with torch.set_grad_enabled(not last):
-            for slope in slopes:
-                slope.requires_grad_(not last)
-            view = Chosen(known, {one.node: one.lines(slope) for one, slope in zip(free, slopes, strict=True)})
-            found = lower_bound(known, begin, view)
-            total = found.sum()
-        # A NaN neither replaces a bound nor is replaced by one.
-        best = torch.where(found.detach() > best, found.detach(), best)
-        if last or (enough is not None and bool(enough(best).all())):
+            found = lower_bound(known, begin, walk=walk)
+        slopes = [one.slopes for one in view.own.values()]
+        # A NaN does not replace a bound.
+        best = torch.where(found > best, found, best).detach()
+        if last or not slopes:
             break
-        gradients = torch.autograd.grad(total, slopes)
-        slopes = [slope.detach() for slope in slopes]
-        optimiser.step(slopes, list(gradients))
-        for one, slope in zip(free, slopes, strict=True):
-            slope.clamp_(*one.ends)
-    return best
+        gradients = torch.autograd.grad(found, slopes, torch.ones_like(found))
+        moments = moments or [(torch.zeros_like(one), torch.zeros_like(one)) for one in slopes]
+        for node, slope, gradient, moment in zip(view.own, slopes, gradients, moments, strict=True):
+            climb(slope, gradient, *moment, rate, iteration, view.free[node].ends)
+        rate *= how.decay
+    return best, walk.heaviest + sum(one.numel() for one in slopes) // max(1, best.numel())
 
 
-def optimise(known: Propagation, rows: Tensor, how: Ascent | None = None) -> Tensor:
+def optimise(known: Propagation, rows: Tensor, how: Ascent) -> Tensor:
     """Return lower bounds [B, R] of rows [B, R, K] of the output over the region, never below those of CROWN.
 
     Args:
@@ -231,7 +272,11 @@ def optimise(known: Propagation, rows: Tensor, how: Ascent | None = None) -> Ten
     def begin(walk: BackwardWalk) -> None:
         walk.send(known.graph.output, rows.clone())
 
-    return ascend(known, begin, known.graph.output, rows.shape[1], Ascent() if how is None else how)
+    with torch.no_grad():
+        crown = lower_bound(known, begin)
+        free = free_nodes(known, known.graph.output)
+        # A NaN of CROWN is not replaced.
+        return torch.where(crown.isnan(), crown, crown.fmax(ascend(known, begin, free, how)[0])) if free else crown
 
 
 def refine(how: Ascent) -> Refine:
@@ -265,16 +310,17 @@ def _ascended(known: Propagation, node: Node, wanted: Tensor, held: Interval, ho
     """Return better ends where ``wanted`` [B, ...] is true."""
     flat = wanted.flatten(1)
     count = int(flat.sum(1).max())
-    if count == 0:
-        return held
     order = flat.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
-    widest = sum(one.usual.lower_slope[0].numel() for one in free_nodes(known, node))
-    step = max(1, _SLOPE_BYTES // (2 * len(flat) * widest * held.lower.element_size()))
+    free = free_nodes(known, node)
     lower, upper = held.lower.flatten(1).clone(), held.upper.flatten(1).clone()
-    for begun in range(0, count, step):
+    # How many numbers a row needs shows in a first, small chunk.
+    begun, step = 0, max(1, 32 // len(flat))
+    while begun < count:
         rows = order[:, begun : begun + step]
         size = rows.shape[1]
-        found = ascend(known, at_entries(known, node, rows), node, 2 * size, how)
+        found, numbers = ascend(known, at_entries(known, node, rows), free, how)
         lower.scatter_(1, rows, torch.maximum(lower.gather(1, rows), found[:, :size]))
         upper.scatter_(1, rows, torch.minimum(upper.gather(1, rows), -found[:, size:]))
+        begun += size
+        step = max(1, _CHUNK_BYTES // (2 * len(flat) * numbers * held.lower.element_size()))
     return Interval(lower.reshape(held.lower.shape), upper.reshape(held.upper.shape))

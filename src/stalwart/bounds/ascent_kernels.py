@@ -3,6 +3,7 @@
 Of R = B * S rows, S in turn belong to one sample. ``wide`` says whether floats have 64 bits.
 """
 
+import math
 from typing import Any
 
 from stalwart.core.jit import compiled, helper, summing
@@ -47,6 +48,23 @@ def _pass(
 
 
 @helper
+def _pull_run(
+    a: Any, s: Any, free: Any, lower: Any, low: Any, upper: Any, high: Any, at: Any, kink: Any, g: Any, one: Any, da: Any
+) -> None:
+    for j in range(len(a)):
+        slope = s[j] if free[j] else lower[j]
+        height = kink - at * s[j] if free[j] else low[j]
+        da[j] = slope * g[j] + height * one if a[j] > 0 else upper[j] * g[j] + high[j] * one
+
+
+@helper
+def _slope_run(a: Any, free: Any, at: Any, g: Any, one: Any, ds: Any) -> None:
+    zero = at * 0
+    for j in range(len(a)):
+        ds[j] = max(a[j], zero) * (g[j] - at * one) if free[j] else zero
+
+
+@helper
 def _pull(
     a: Any,
     s: Any,
@@ -64,33 +82,26 @@ def _pull(
     i: Any,
     k: Any,
 ) -> None:
-    at, kink = ends[0], ends[1]
     for r in range(i, k):
-        b, one = r // rows, c[r]
-        for j in range(a.shape[1]):
-            if a[r, j] > 0:
-                if free[b, j]:
-                    da[r, j] = s[r, j] * g[r, j] + (kink - at * s[r, j]) * one
-                    ds[r, j] = a[r, j] * (g[r, j] - at * one)
-                else:
-                    da[r, j] = lower[b, j] * g[r, j] + low[b, j] * one
-                    ds[r, j] = 0
-            else:
-                da[r, j] = upper[b, j] * g[r, j] + high[b, j] * one
-                ds[r, j] = 0
+        b = r // rows
+        _pull_run(
+            a[r], s[r], free[b], lower[b], low[b], upper[b], high[b], ends[0], ends[1], g[r], c[r], da[r]
+        )  # fmt: skip
+        _slope_run(a[r], free[b], ends[0], g[r], c[r], ds[r])
 
 
 @helper
-def _box_pull(a: Any, centre: Any, reach: Any, c: Any, da: Any, rows: Any, repeat: Any, i: Any, k: Any) -> None:
+def _box_pull_run(a: Any, centre: Any, reach: Any, one: Any, da: Any) -> None:
+    zero = one * 0
+    for j in range(len(a)):
+        spread = reach[j] if a[j] > 0 else (-reach[j] if a[j] < 0 else zero)
+        da[j] = one * (centre[j] - spread)
+
+
+@helper
+def _box_pull(a: Any, centre: Any, reach: Any, c: Any, da: Any, rows: Any, i: Any, k: Any) -> None:
     for r in range(i, k):
-        b, one = (r // rows) * repeat, c[r]
-        for j in range(a.shape[1]):
-            if a[r, j] > 0:
-                da[r, j] = one * (centre[b, j] - reach[b, j])
-            elif a[r, j] < 0:
-                da[r, j] = one * (centre[b, j] + reach[b, j])
-            else:
-                da[r, j] = one * centre[b, j]
+        _box_pull_run(a[r], centre[r // rows], reach[r // rows], c[r], da[r])
 
 
 @summing
@@ -102,41 +113,40 @@ def _box_run(a: Any, centre: Any, reach: Any) -> Any:
 
 
 @helper
-def _box(a: Any, centre: Any, reach: Any, sums: Any, rows: Any, repeat: Any, i: Any, k: Any) -> None:
+def _box(a: Any, centre: Any, reach: Any, sums: Any, rows: Any, i: Any, k: Any) -> None:
     for r in range(i, k):
-        b = (r // rows) * repeat
-        sums[r] = _box_run(a[r], centre[b], reach[b])
+        sums[r] = _box_run(a[r], centre[r // rows], reach[r // rows])
 
 
 @helper
 def _climb(value: Any, gradient: Any, mean: Any, square: Any, numbers: Any, i: Any, k: Any) -> None:
-    rate, first, second, least, most = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    rate, scale, least, most, tiny = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    keep, rest, slow, fresh = numbers[5], numbers[6], numbers[7], numbers[8]
     for j in range(i, k):
         g = gradient[j]
-        m = mean[j] + (g - mean[j]) * 0.1
-        v = square[j] * 0.999 + g * g * 0.001
+        m = keep * mean[j] + rest * g
+        v = slow * square[j] + fresh * g * g
         mean[j], square[j] = m, v
-        moved = value[j] + rate * (m / first) / ((v / second) ** 0.5 + 1e-8)
-        value[j] = min(max(moved, least), most)
+        value[j] = min(max(value[j] + rate * m / (math.sqrt(v) * scale + tiny), least), most)
 
 
 @compiled
 def pass_rows(words: Any) -> None:
-    """(wide, S, B, n, a, s [R, n], free, lower, low, upper, high [B, n], ends [2] of 64 bits, out [R, n], sums [R])."""
+    """(wide, S, B, n, a, s [R, n], free, lower, low, upper, high [B, n], ends [2], out [R, n], sums [R])."""
     i, k = my_share(words)
     wide, rows, batch, n = words[3], words[4], words[5], words[6]
     R = rows * batch
-    free, ends = uint8(words[9], (batch, n)), float64(words[14], (2,))
+    free = uint8(words[9], (batch, n))
     if wide:
         _pass(
             float64(words[7], (R, n)), float64(words[8], (R, n)), free, float64(words[10], (batch, n)),
-            float64(words[11], (batch, n)), float64(words[12], (batch, n)), float64(words[13], (batch, n)), ends,
+            float64(words[11], (batch, n)), float64(words[12], (batch, n)), float64(words[13], (batch, n)), float64(words[14], (2,)),
             float64(words[15], (R, n)), float64(words[16], (R,)), rows, i, k,
         )  # fmt: skip
     else:
         _pass(
             float32(words[7], (R, n)), float32(words[8], (R, n)), free, float32(words[10], (batch, n)),
-            float32(words[11], (batch, n)), float32(words[12], (batch, n)), float32(words[13], (batch, n)), ends,
+            float32(words[11], (batch, n)), float32(words[12], (batch, n)), float32(words[13], (batch, n)), float32(words[14], (2,)),
             float32(words[15], (R, n)), float32(words[16], (R,)), rows, i, k,
         )  # fmt: skip
 
@@ -147,18 +157,18 @@ def pull_rows(words: Any) -> None:
     i, k = my_share(words)
     wide, rows, batch, n = words[3], words[4], words[5], words[6]
     R = rows * batch
-    free, ends = uint8(words[9], (batch, n)), float64(words[14], (2,))
+    free = uint8(words[9], (batch, n))
     if wide:
         _pull(
             float64(words[7], (R, n)), float64(words[8], (R, n)), free, float64(words[10], (batch, n)),
-            float64(words[11], (batch, n)), float64(words[12], (batch, n)), float64(words[13], (batch, n)), ends,
+            float64(words[11], (batch, n)), float64(words[12], (batch, n)), float64(words[13], (batch, n)), float64(words[14], (2,)),
             float64(words[15], (R, n)), float64(words[16], (R,)), float64(words[17], (R, n)), float64(words[18], (R, n)),
             rows, i, k,
         )  # fmt: skip
     else:
         _pull(
             float32(words[7], (R, n)), float32(words[8], (R, n)), free, float32(words[10], (batch, n)),
-            float32(words[11], (batch, n)), float32(words[12], (batch, n)), float32(words[13], (batch, n)), ends,
+            float32(words[11], (batch, n)), float32(words[12], (batch, n)), float32(words[13], (batch, n)), float32(words[14], (2,)),
             float32(words[15], (R, n)), float32(words[16], (R,)), float32(words[17], (R, n)), float32(words[18], (R, n)),
             rows, i, k,
         )  # fmt: skip
@@ -166,59 +176,46 @@ def pull_rows(words: Any) -> None:
 
 @compiled
 def box(words: Any) -> None:
-    """(wide, S, B, n, boxes, a [R, n], centre, reach [boxes, n], sums [R]); one box serves all samples, or one each."""
+    """(wide, S, B, n, a [R, n], centre, reach [B, n], sums [R])."""
     i, k = my_share(words)
-    wide, rows, batch, n, boxes = words[3], words[4], words[5], words[6], words[7]
-    repeat = 1 if boxes > 1 else 0
+    wide, rows, batch, n = words[3], words[4], words[5], words[6]
     R = rows * batch
     if wide:
-        a, centre = float64(words[8], (R, n)), float64(words[9], (boxes, n))
-        _box(a, centre, float64(words[10], (boxes, n)), float64(words[11], (R,)), rows, repeat, i, k)
+        a, centre = float64(words[7], (R, n)), float64(words[8], (batch, n))
+        _box(a, centre, float64(words[9], (batch, n)), float64(words[10], (R,)), rows, i, k)
     else:
-        b, middle = float32(words[8], (R, n)), float32(words[9], (boxes, n))
-        _box(b, middle, float32(words[10], (boxes, n)), float32(words[11], (R,)), rows, repeat, i, k)
+        b, middle = float32(words[7], (R, n)), float32(words[8], (batch, n))
+        _box(b, middle, float32(words[9], (batch, n)), float32(words[10], (R,)), rows, i, k)
 
 
 @compiled
 def pull_box(words: Any) -> None:
-    """(wide, S, B, n, boxes, a, centre, reach, c [R], da [R, n]) as for box."""
+    """(wide, S, B, n, a, centre, reach, c [R], da [R, n]) as for box."""
     i, k = my_share(words)
-    wide, rows, batch, n, boxes = words[3], words[4], words[5], words[6], words[7]
-    repeat = 1 if boxes > 1 else 0
+    wide, rows, batch, n = words[3], words[4], words[5], words[6]
     R = rows * batch
     if wide:
-        a, centre = float64(words[8], (R, n)), float64(words[9], (boxes, n))
-        reach, c = float64(words[10], (boxes, n)), float64(words[11], (R,))
-        _box_pull(a, centre, reach, c, float64(words[12], (R, n)), rows, repeat, i, k)
+        a, centre = float64(words[7], (R, n)), float64(words[8], (batch, n))
+        reach, c = float64(words[9], (batch, n)), float64(words[10], (R,))
+        _box_pull(a, centre, reach, c, float64(words[11], (R, n)), rows, i, k)
     else:
-        b, middle = float32(words[8], (R, n)), float32(words[9], (boxes, n))
-        half, d = float32(words[10], (boxes, n)), float32(words[11], (R,))
-        _box_pull(b, middle, half, d, float32(words[12], (R, n)), rows, repeat, i, k)
+        b, middle = float32(words[7], (R, n)), float32(words[8], (batch, n))
+        half, d = float32(words[9], (batch, n)), float32(words[10], (R,))
+        _box_pull(b, middle, half, d, float32(words[11], (R, n)), rows, i, k)
 
 
 @compiled
 def climb(words: Any) -> None:
-    """Adam's step, clamped: (wide, n, value, gradient, mean, square [n], numbers [5] of 64 bits)."""
+    """Adam's step, clamped: (wide, n, value, gradient, mean, square [n], numbers [9] of the same type).
+
+    The numbers are the step size over the first moment's correction, the root of what the second moment is corrected by, the
+    ends, the smallest divisor, and what the moments keep and take.
+    """
     i, k = my_share(words)
     wide, n = words[3], words[4]
-    numbers = float64(words[9], (5,))
     if wide:
-        _climb(
-            float64(words[5], (n,)),
-            float64(words[6], (n,)),
-            float64(words[7], (n,)),
-            float64(words[8], (n,)),
-            numbers,
-            i,
-            k,
-        )
+        values, gradients = float64(words[5], (n,)), float64(words[6], (n,))
+        _climb(values, gradients, float64(words[7], (n,)), float64(words[8], (n,)), float64(words[9], (9,)), i, k)
     else:
-        _climb(
-            float32(words[5], (n,)),
-            float32(words[6], (n,)),
-            float32(words[7], (n,)),
-            float32(words[8], (n,)),
-            numbers,
-            i,
-            k,
-        )
+        floats, slopes = float32(words[5], (n,)), float32(words[6], (n,))
+        _climb(floats, slopes, float32(words[7], (n,)), float32(words[8], (n,)), float32(words[9], (9,)), i, k)

@@ -97,6 +97,10 @@ def lower_bound(
             if isinstance(coefficients, Patches):
                 coefficients = coefficients.dense()
             walk.lost = walk.lost + _lost(known, node, coefficients)
+        least = walk.view.least(coefficients) if node is known.graph.input else None
+        if least is not None:
+            walk.add(least)
+            continue
         if isinstance(coefficients, Patches):
             if node is known.graph.input and known.region.within is None:
                 known.region.add_minimum(coefficients, walk.running(coefficients.coefficients))

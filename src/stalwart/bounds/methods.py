@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.bounds import rounding
-from stalwart.bounds.alpha import optimise
+from stalwart.bounds.alpha import Ascent, optimise, refine
 from stalwart.bounds.backward import BackwardWalk, entries, lower_bound
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import check_strategy
@@ -40,14 +40,13 @@ class Method:
 
     Attributes:
         summary: one line for listings.
-        inner: "interval", "forms" (forward linear bounds) or "walk" (backward).
-        outer: the same for the output; a walk of "interval" and "forms" passes the last linear layers only. "ascent" is a
-            walk whose slopes are optimised.
+        inner: "interval", "forms" (forward linear bounds), "walk" (backward) or "ascent", a walk whose slopes are optimised.
+        outer: the same for the output; a walk of "interval" and "forms" passes the last linear layers only.
         depth: how many nonlinear operators inner walks pass before forms stand in for the rest; None for all.
     """
 
     summary: str
-    inner: Literal["interval", "forms", "walk"]
+    inner: Literal["interval", "forms", "walk", "ascent"]
     outer: Literal["interval", "forms", "walk", "ascent"]
     depth: int | None = None
 
@@ -58,7 +57,7 @@ METHODS: dict[str, Method] = {
     "lbp": Method("linear forms, layer by layer (Lyu et al., 2021)", "forms", "forms"),
     "crown-lbp": Method("a backward walk over linear forms (Lyu et al., 2021)", "forms", "walk"),
     "crown": Method("a backward walk for every layer (Zhang et al., 2018)", "walk", "walk"),
-    "alpha-crown": Method("crown, with 20 steps on the slopes of the last walk (Xu et al., 2021)", "walk", "ascent"),
+    "alpha-crown": Method("crown, with slopes optimised for every row of every walk (Xu et al., 2021)", "ascent", "ascent"),
     **{
         f"relaxed-crown-{depth}": Method(
             f"walks over {depth} layers, then linear forms (Lyu et al., 2021)", "walk", "walk", depth
@@ -187,7 +186,9 @@ def propagate(
         if within is not None:
             region = Region(rounding.outward(region.box, within.low, within.high))
     fixed = graph.fixed(model, None if rigor is None else kind, given=_weight_intervals(model, weights, kind))
-    return Propagation(graph, fixed, region, strategy, REFINERS[chosen.inner](chosen.depth), rigor == "rigorous")
+    # Optimised slopes hand on no gradients, so that none need be kept.
+    with torch.set_grad_enabled(torch.is_grad_enabled() and chosen.inner != "ascent"):
+        return Propagation(graph, fixed, region, strategy, REFINERS[chosen.inner](chosen.depth), rigor == "rigorous")
 
 
 def prepare(model: nn.Module, x: Tensor) -> Graph:
@@ -243,10 +244,15 @@ def _by_walk(depth: int | None) -> Refine | None:
     return refine
 
 
+def _by_ascent(depth: int | None) -> Refine | None:
+    return refine(Ascent(14, 0.7, 0.95))
+
+
 REFINERS: dict[str, Callable[[int | None], Refine | None]] = {
     "interval": _by_interval,
     "forms": _by_forms,
     "walk": _by_walk,
+    "ascent": _by_ascent,
 }
 
 
@@ -257,7 +263,7 @@ def finish(known: Propagation, rows: Tensor, method: Method) -> Tensor:
         walk.send(known.graph.output, rows.clone())
 
     if method.outer == "ascent":
-        return optimise(known, rows)
+        return optimise(known, rows, Ascent(40, 0.5))
     if method.outer == "walk":
         return lower_bound(known, begin, depth=None if method.depth is None else method.depth - 1, end="forms")
     return lower_bound(known, begin, depth=0, end=method.outer)

@@ -1,10 +1,11 @@
 """Coefficients of convolutional layers that are zero outside a small window, kept as that window.
 
 The rows of an early layer's neurons see a few pixels each. As dense tensors they would be thousands of times larger; auto_LiRPA
-(Xu et al., 2020, arXiv 2002.12920) calls the same idea patches. Here they serve bounds without gradients on the CPU.
+(Xu et al., 2020, arXiv 2002.12920) calls the same idea patches. Here they serve bounds on the CPU without gradients to weights.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,11 @@ class Patches:
         total = _padded(self.coefficients, mine) + _padded(other.coefficients, theirs)
         return Patches(total, self.places + torch.tensor(low, device=self.places.device), self.image)
 
+    def seen(self, image: Tensor) -> Tensor:
+        """Return what each window sees of images [B, H, W, C], zero outside: [B, S, h, w, C]."""
+        tall, wide = self.coefficients.shape[2:4]
+        return _windows(image, self.places, tall, wide)
+
     @property
     def is_small(self) -> bool:
         """Whether windows still are smaller than the image."""
@@ -99,16 +105,60 @@ def fold(
         image: the input's shape [C, H, W].
         stride, padding, dilation: of the convolution.
     """
-    from stalwart.bounds import kernels
-
-    batch, rows, tall, wide, kernel_y, kernel_x, channels = columns.shape
-    out_tall = (tall - 1) * stride[0] + (kernel_y - 1) * dilation[0] + 1
-    out_wide = (wide - 1) * stride[1] + (kernel_x - 1) * dilation[1] + 1
     moved = places * torch.tensor(stride, device=places.device) - torch.tensor(padding, device=places.device)
-    out = columns.new_empty(batch, rows, out_tall, out_wide, channels)
-    sizes = (is_wide(columns), tall, wide, kernel_y, kernel_x, channels, out_tall, out_wide, *stride, *dilation)
-    jit.run(kernels.fold, batch * rows, *sizes, *image[1:], columns.contiguous(), moved, out)
-    return Patches(out, moved, image)
+    return Patches(_Fold.apply(columns, moved, image, stride, dilation), moved, image)
+
+
+class _Fold(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any,
+        columns: Tensor,
+        places: Tensor,
+        image: tuple[int, ...],
+        stride: tuple[int, ...],
+        dilation: tuple[int, ...],
+    ) -> Tensor:
+        from stalwart.bounds import kernels
+
+        batch, rows, tall, wide, kernel_y, kernel_x, channels = columns.shape
+        out_tall = (tall - 1) * stride[0] + (kernel_y - 1) * dilation[0] + 1
+        out_wide = (wide - 1) * stride[1] + (kernel_x - 1) * dilation[1] + 1
+        out = columns.new_empty(batch, rows, out_tall, out_wide, channels)
+        sizes = (is_wide(columns), tall, wide, kernel_y, kernel_x, channels, out_tall, out_wide, *stride, *dilation)
+        jit.run(kernels.fold, batch * rows, *sizes, *image[1:], columns.contiguous(), places, out)
+        context.shape, context.places, context.image = columns.shape, places, image
+        context.steps = (stride, dilation)
+        return out
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        (stride, dilation), (_, height, width) = context.steps, context.image
+        tall, wide, channels = gradient.shape[2:]
+        inside = _windows(gradient.new_ones(len(gradient), height, width, 1), context.places, tall, wide)
+        gradient = (gradient * inside).contiguous()
+        strides = [
+            *gradient.stride()[:2],
+            stride[0] * wide * channels,
+            stride[1] * channels,
+            dilation[0] * wide * channels,
+            dilation[1] * channels,
+            1,
+        ]
+        return gradient.as_strided(context.shape, strides), None, None, None, None
+
+
+def _windows(image: Tensor, places: Tensor, tall: int, wide: int) -> Tensor:
+    """Return what windows at ``places`` [B, S, 2] hold of images [B, H, W, C], zero outside: [B, S, tall, wide, C]."""
+    batch, height, width, channels = image.shape
+    y = places[..., 0, None] + torch.arange(tall, device=places.device)
+    x = places[..., 1, None] + torch.arange(wide, device=places.device)
+    inside = ((y >= 0) & (y < height)).unsqueeze(-1) & ((x >= 0) & (x < width)).unsqueeze(-2)
+    index = torch.where(inside, y.unsqueeze(-1) * width + x.unsqueeze(-2), height * width)
+    index += torch.arange(batch, device=places.device).reshape(-1, 1, 1, 1) * (height * width + 1)
+    padded = torch.cat([image.flatten(1, 2), image.new_zeros(batch, 1, channels)], 1)
+    return padded.flatten(0, 1)[index]
 
 
 def fast(*tensors: Tensor) -> bool:

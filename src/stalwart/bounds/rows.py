@@ -8,12 +8,20 @@ from torch import Tensor
 
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import Lines
+from stalwart.bounds.patches import Patches, is_wide
+from stalwart.bounds.rules.base import dot
 from stalwart.core import jit
+
+
+_MOMENTUM = 0.6
+"""Adam's usual 0.9 needs almost twice as many steps for the same bounds: slopes run into their ends and must turn soon."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowLines:
     """Lines of a convex hinge; where ``free``, row s of sample b has the lower line of slope ``slopes[b, s]`` through the kink.
+
+    Of patches [B, S, h, w, C] every row is a sample of its own, because each sees another part of the image.
 
     Attributes:
         usual: the lines elsewhere, and the upper lines everywhere, [B, ...].
@@ -28,6 +36,19 @@ class RowLines:
     slopes: Tensor
     at: float
     kink: float
+
+    @staticmethod
+    def over(coefficients: Tensor | Patches, usual: Lines, free: Tensor, at: float, kink: float) -> "RowLines":
+        """Return lines for the rows of a walk that begin with the slopes of ``usual``."""
+        parts = [usual.lower_slope, usual.lower_intercept, usual.upper_slope, usual.upper_intercept, free]
+        parts = [part.detach() for part in parts]
+        if isinstance(coefficients, Patches):
+            parts = [coefficients.seen(part.movedim(1, -1)).flatten(0, 1) for part in parts]
+        else:
+            parts = [part.expand(len(coefficients), *part.shape[1:]).contiguous() for part in parts]
+        rows = 1 if isinstance(coefficients, Patches) else coefficients.shape[1]
+        slopes = parts[0].unsqueeze(1).repeat(1, rows, *[1] * (parts[0].dim() - 1))
+        return RowLines(Lines(*parts[:4]), parts[4], slopes, at, kink)
 
     def passed(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Return what coefficients [B, S, ...] become, and what they add to the constants [B, S]."""
@@ -58,14 +79,11 @@ class _Passing(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         from stalwart.bounds import ascent_kernels as kernels
 
-        a, slopes = a.contiguous(), slopes.contiguous()
+        a = a.contiguous()
         batch, rows = a.shape[:2]
-        free, *lines = (part.contiguous() for part in parts)
-        size = a[0, 0].numel()
-        fixed = (int(a.dtype == torch.float64), rows, batch, size)
-        both = torch.tensor(ends, dtype=torch.float64)
+        fixed = (is_wide(a), rows, batch, a[0, 0].numel())
+        shared = (a, slopes, *parts, torch.tensor(ends, dtype=a.dtype))
         out, sums = torch.empty_like(a), a.new_empty(batch, rows)
-        shared = (a, slopes, free, *lines, both)
         jit.run(kernels.pass_rows, batch * rows, *fixed, *shared, out, sums)
         context.shared, context.fixed = shared, fixed
         return out, sums
@@ -81,10 +99,12 @@ class _Passing(torch.autograd.Function):
         return da, ds, None, None
 
 
-def box_minimum(coefficients: Tensor, box: Interval) -> Tensor:
-    """Return the smallest value [B, S] of <coefficients, x> over a box of one or of B samples, with gradients."""
-    found: Tensor = _Minimum.apply(coefficients, box.centre.contiguous(), box.reach.contiguous())
-    return found
+def box_minimum(coefficients: Tensor, centre: Tensor, reach: Tensor) -> Tensor:
+    """Return the smallest value [B, S] of <coefficients, x> over a box for each sample, with gradients."""
+    if compilable(coefficients, centre, reach):
+        found: Tensor = _Minimum.apply(coefficients, centre, reach)
+        return found
+    return dot(coefficients, centre) - dot(coefficients.abs(), reach)
 
 
 class _Minimum(torch.autograd.Function):
@@ -94,7 +114,7 @@ class _Minimum(torch.autograd.Function):
 
         a = a.contiguous()
         batch, rows = a.shape[:2]
-        fixed = (int(a.dtype == torch.float64), rows, batch, a[0, 0].numel(), len(centre))
+        fixed = (is_wide(a), rows, batch, a[0, 0].numel())
         sums = a.new_empty(batch, rows)
         jit.run(kernels.box, batch * rows, *fixed, a, centre, reach, sums)
         context.shared, context.fixed = (a, centre, reach), fixed
@@ -111,19 +131,37 @@ class _Minimum(torch.autograd.Function):
         return da, None, None
 
 
+@dataclass(frozen=True, eq=False)
+class RowBox:
+    """The box that rows of a walk end in, once for each sample, or for each row of patches."""
+
+    centre: Tensor
+    reach: Tensor
+
+    @staticmethod
+    def over(coefficients: Tensor | Patches, box: Interval) -> "RowBox":
+        """Return what the rows see of a box."""
+        if isinstance(coefficients, Patches):
+            parts = (coefficients.seen(part.movedim(1, -1)).flatten(0, 1) for part in (box.centre, box.reach))
+        else:
+            parts = (part.expand(len(coefficients), *part.shape[1:]).contiguous() for part in (box.centre, box.reach))
+        return RowBox(*parts)
+
+
+@torch.no_grad()
 def climb(
     value: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, rate: float, step: int, ends: tuple[float, float]
 ) -> None:
-    """Take Adam's ``step``-th step up the gradient, in place, and stay between the ends."""
-    first, second = 1 - 0.9**step, 1 - 0.999**step
+    """Take Adam's ``step``-th step up the gradient, in place, and stay between the ends (Kingma and Ba, 2015)."""
+    first, second = 1 - _MOMENTUM**step, 1 - 0.999**step
     gradient = gradient.contiguous()
     if compilable(value, gradient) and value.is_contiguous():
         from stalwart.bounds import ascent_kernels as kernels
 
-        numbers = torch.tensor([rate, first, second, *ends], dtype=torch.float64)
-        size = value.numel()
-        jit.run(kernels.climb, size, int(value.dtype == torch.float64), size, value, gradient, mean, square, numbers)
+        entries = [rate / first, second**-0.5, *ends, 1e-8, _MOMENTUM, 1 - _MOMENTUM, 0.999, 0.001]
+        numbers, size = torch.tensor(entries, dtype=value.dtype), value.numel()
+        jit.run(kernels.climb, size, is_wide(value), size, value, gradient, mean, square, numbers)
         return
-    mean.lerp_(gradient, 0.1)
+    mean.lerp_(gradient, 1 - _MOMENTUM)
     square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
     value.addcdiv_(mean, square.div(second).sqrt_().add_(1e-8), value=rate / first).clamp_(*ends)

@@ -49,6 +49,17 @@ class View(abc.ABC):
     def channels_last(self, node: Node) -> Lines:
         """Return the same lines as [B, H, W, C]."""
 
+    def passed(self, node: Node, coefficients: Tensor | Patches) -> tuple[Tensor | Patches, Tensor] | None:
+        """Return what lines of each row's own make of coefficients and what they add to the constants [B, S].
+
+        None where all rows take the same lines.
+        """
+        return None
+
+    def least(self, coefficients: Tensor | Patches) -> Tensor | None:
+        """Return the smallest values [B, S] over the inputs, where this view has a way of its own to find them."""
+        return None
+
 
 class Walk(abc.ABC):
     """A backward walk: rules hand on coefficients, which then are the receiver's to overwrite, and add to the constants."""

@@ -91,6 +91,8 @@ class Function(Rule):
     def backward(self, node: Node, coefficients: Tensor, walk: Walk) -> None:
         """A⁺ takes the lower line, A⁻ the upper (Zhang et al., 2018, arXiv 1811.00866)."""
         (parent,) = batched_arguments(node)
+        if self._passed_own(node, coefficients, walk):
+            return
         lines = walk.view.lines(node)
         if lines.lower_slope.dim() == coefficients.dim() - 1 and fast(
             coefficients, lines.lower_slope, lines.upper_slope
@@ -104,10 +106,22 @@ class Function(Rule):
     def patched(self, node: Node, patches: Patches, walk: Walk) -> bool:
         """Do the same inside each window."""
         (parent,) = batched_arguments(node)
+        if self._passed_own(node, patches, walk):
+            return True
         lines = walk.view.channels_last(node)
         if lines.lower_slope.dim() != 4 or not fast(patches.coefficients, lines.lower_slope, lines.upper_slope):
             return False
         walk.send(parent, patches.relax(lines, walk.running(patches.coefficients)))
+        return True
+
+    def _passed_own(self, node: Node, coefficients: Tensor | Patches, walk: Walk) -> bool:
+        """Let each row take lines of its own, if it has any."""
+        own = walk.view.passed(node, coefficients)
+        if own is None:
+            return False
+        (parent,) = batched_arguments(node)
+        walk.send(parent, own[0])
+        walk.add(own[1])
         return True
 
     def forward(self, node: Node, forms: Callable[[Node], Forms], view: View) -> Forms:
