@@ -16,7 +16,7 @@ from stalwart.bounds.backward import BackwardWalk, at_entries, entries, lower_bo
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import Lines
 from stalwart.bounds.patches import Patches
-from stalwart.bounds.piecewise import Hinge, PiecewiseLinear
+from stalwart.bounds.piecewise import Hinge, is_convex_hinge
 from stalwart.bounds.propagation import Propagation, Refine
 from stalwart.bounds.rows import RowBox, RowLines, box_minimum, climb
 from stalwart.bounds.rules.base import View, batched_arguments
@@ -111,16 +111,6 @@ def free_nodes(known: Propagation, of: Node) -> list[Free]:
         if open_.any():
             found.append(Free(node, function, known.lines(node), open_))
     return found
-
-
-def is_convex_hinge(function: object) -> bool:
-    """Tell whether a function is one convex kink with numbers as parameters, such as ReLU, leaky ReLU or |z|."""
-    return bool(
-        isinstance(function, PiecewiseLinear)
-        and isinstance(function, Hinge)
-        and not any(isinstance(one, Tensor) for one in (function.left, function.right, function.at))
-        and function.left < function.right
-    )
 
 
 class Chosen(View):

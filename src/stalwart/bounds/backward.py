@@ -149,13 +149,14 @@ def _through_forms(known: Propagation, coefficients: Tensor, forms: Forms) -> Te
 def entries(
     known: Propagation, node: Node, wanted: Tensor, depth: int | None = None, end: str = "interval"
 ) -> Interval:
-    """Return a better interval of a node's entries where ``wanted`` [B, ...] is true, and the known one elsewhere."""
+    """Return the walk's own interval of a node's entries where ``wanted`` [B, ...] is true, and the known one elsewhere."""
     held = known.interval(node)
-    count = int(wanted.flatten(1).sum(1).max())
+    flat = wanted.flatten(1)
+    count = int(flat.sum(1).max())
     if count == 0:
         return held
     # Every sample gets as many rows as the neediest one; the rest of another one's rows are entries that need none.
-    order = wanted.flatten(1).to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+    order = flat.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
     # How many coefficients a row needs shows in a first, small chunk.
     step = max(1, 32 // len(order))
     lower, upper = held.lower.flatten(1), held.upper.flatten(1)
@@ -169,8 +170,8 @@ def entries(
                 raise
             step = max(1, step // 2)
             continue
-        lower = lower.scatter(1, rows, torch.maximum(lower.gather(1, rows), found.lower))
-        upper = upper.scatter(1, rows, torch.minimum(upper.gather(1, rows), found.upper))
+        lower = lower.scatter(1, rows, torch.where(flat.gather(1, rows), found.lower, lower.gather(1, rows)))
+        upper = upper.scatter(1, rows, torch.where(flat.gather(1, rows), found.upper, upper.gather(1, rows)))
         begun += rows.shape[1]
         step = max(1, _CHUNK_BYTES // (2 * len(order) * heaviest * held.lower.element_size()))
     return Interval(lower.reshape(held.lower.shape), upper.reshape(held.upper.shape))

@@ -291,6 +291,15 @@ class Clip(PiecewiseLinear):
         return Lines(torch.lerp(outer, one, rising), rest * low, torch.lerp(outer, one, falling), rest * high)
 
 
+def is_convex_hinge(function: object) -> bool:
+    """Tell whether a function is one convex kink with numbers as parameters, such as ReLU, leaky ReLU or |z|."""
+    return bool(
+        isinstance(function, Hinge)
+        and not any(isinstance(one, Tensor) for one in (function.left, function.right, function.at))
+        and function.left < function.right
+    )
+
+
 def relu() -> Hinge:
     """Return max(z, 0)."""
     return Hinge(0.0, 1.0)

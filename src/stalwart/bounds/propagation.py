@@ -23,7 +23,7 @@ class Propagation(View):
     """What is known of each node's value over a region.
 
     Intervals come from the rules (interval bound propagation). Where an operand of a nonlinear operator is reached, ``refine``
-    may return a tighter interval, which everything behind it then uses.
+    may return another interval, and everything behind it uses the intersection; "adaptive" lines also look at what it returned.
 
     Attributes:
         graph: the operators.
@@ -50,9 +50,15 @@ class Propagation(View):
         relaxed = [node for node in graph.nodes if node.batched and node.op != "input" and rule_of(node).relaxed]
         self.relaxed = frozenset(relaxed)
         self.operands = frozenset(parent for node in relaxed for parent in batched_arguments(node))
+        self._walked: dict[Node, Interval] = {}
+        self._inner = True
         for node in graph.nodes:
             if node.batched:
                 self.interval(node)
+        self._inner = False
+        if self._walked:
+            # From here on lines may follow the best of all intervals.
+            self._lines, self._last = {}, {}
 
     def fixed(self, value: Any) -> Any:
         """Return what does not depend on the input: the value of a node, or a literal itself."""
@@ -66,14 +72,16 @@ class Propagation(View):
                 found = rounding.widened(node, found, self)
             if self._refine is not None and node in self.operands:
                 self._intervals[node] = found
-                found = found.intersect(self._refine(self, node, found))
+                self._walked[node] = self._refine(self, node, found)
+                found = found.intersect(self._walked[node])
             self._intervals[node] = found
         return self._intervals[node]
 
     def lines(self, node: Node) -> Lines:
         """Return the lines of an elementwise node."""
         if node not in self._lines:
-            self._lines[node] = lines_of(node, self, self.rigorous)
+            (parent,) = batched_arguments(node)
+            self._lines[node] = lines_of(node, self, self.rigorous, self._walked.get(parent), self._inner)
         return self._lines[node]
 
     def channels_last(self, node: Node) -> Lines:
@@ -116,6 +124,7 @@ class Propagation(View):
         other.region = Region(moved(self.region.box))
         other._fixed = {node: moved(value) for node, value in self._fixed.items()}
         other._intervals = {node: moved(value) for node, value in self._intervals.items()}
+        other._walked = {node: moved(value) for node, value in self._walked.items()}
         other._lines, other._last, other._forms = {}, {}, {}
         return other
 

@@ -10,6 +10,7 @@ from stalwart.bounds.elementwise import ELEMENTWISE
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import Lines
 from stalwart.bounds.patches import Patches, fast, is_wide
+from stalwart.bounds.piecewise import is_convex_hinge
 from stalwart.bounds.rules.base import Forms, Rule, View, Walk, batched_arguments, dot
 from stalwart.core import jit
 from stalwart.core.errors import InputError
@@ -164,11 +165,31 @@ def _dot_rows(coefficients: Tensor, intercept: Tensor) -> Tensor:
     return (coefficients * intercept.transpose(0, 1)).flatten(2).sum(2)
 
 
-def lines_of(node: Node, view: View, outward: bool = False) -> Lines:
-    """Return the lines of an elementwise node on the known interval of its operand, with room for rounding if asked for."""
+def lines_of(
+    node: Node, view: View, outward: bool = False, walked: Interval | None = None, inner: bool = False
+) -> Lines:
+    """Return the lines of an elementwise node on the known interval of its operand.
+
+    Args:
+        node: the operator.
+        view: where intervals and parameters come from.
+        outward: whether to make room for rounding.
+        walked: the interval that a backward walk alone found for the operand. "adaptive" lower lines of a convex hinge are
+            chosen by it, because an interval that came from elsewhere says little about the linear bounds that replace the
+            operand.
+        inner: whether the lines are for the walks of intermediate layers, where the other lines follow ``walked`` too.
+    """
     (parent,) = batched_arguments(node)
     x, function = view.interval(parent), function_of(node, view)
-    found: Lines = function.lines(x.lower, x.upper, view.strategy)
+    found: Lines
+    if walked is None or view.strategy != "adaptive" or not is_convex_hinge(function):
+        found = function.lines(x.lower, x.upper, view.strategy)
+    else:
+        found = function.lines(walked.lower, walked.upper, "adaptive")
+        if inner:
+            x = walked
+        else:
+            found = function.lines_with_slope(x.lower, x.upper, found.lower_slope)
     if outward:
         found = function.outward(found, x.lower, x.upper)
     return found
