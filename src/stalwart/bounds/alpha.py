@@ -192,7 +192,7 @@ class Rows(View):
         if node not in self.own:
             one = self.free[node]
             at = float(one.function.at)
-            kink = (one.function.left + one.function.right) * at
+            kink = float(one.function.value(torch.tensor(at, dtype=torch.float64)))
             self.own[node] = RowLines.over(coefficients, one.usual, one.open, at, kink)
             self.own[node].slopes.requires_grad_()
         out, added = self.own[node].passed(_each_alone(coefficients))

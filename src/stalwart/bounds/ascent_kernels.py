@@ -49,7 +49,18 @@ def _pass(
 
 @helper
 def _pull_run(
-    a: Any, s: Any, free: Any, lower: Any, low: Any, upper: Any, high: Any, at: Any, kink: Any, g: Any, one: Any, da: Any
+    a: Any,
+    s: Any,
+    free: Any,
+    lower: Any,
+    low: Any,
+    upper: Any,
+    high: Any,
+    at: Any,
+    kink: Any,
+    g: Any,
+    one: Any,
+    da: Any,
 ) -> None:
     for j in range(len(a)):
         slope = s[j] if free[j] else lower[j]
@@ -140,14 +151,14 @@ def pass_rows(words: Any) -> None:
     if wide:
         _pass(
             float64(words[7], (R, n)), float64(words[8], (R, n)), free, float64(words[10], (batch, n)),
-            float64(words[11], (batch, n)), float64(words[12], (batch, n)), float64(words[13], (batch, n)), float64(words[14], (2,)),
-            float64(words[15], (R, n)), float64(words[16], (R,)), rows, i, k,
+            float64(words[11], (batch, n)), float64(words[12], (batch, n)), float64(words[13], (batch, n)),
+            float64(words[14], (2,)), float64(words[15], (R, n)), float64(words[16], (R,)), rows, i, k,
         )  # fmt: skip
     else:
         _pass(
             float32(words[7], (R, n)), float32(words[8], (R, n)), free, float32(words[10], (batch, n)),
-            float32(words[11], (batch, n)), float32(words[12], (batch, n)), float32(words[13], (batch, n)), float32(words[14], (2,)),
-            float32(words[15], (R, n)), float32(words[16], (R,)), rows, i, k,
+            float32(words[11], (batch, n)), float32(words[12], (batch, n)), float32(words[13], (batch, n)),
+            float32(words[14], (2,)), float32(words[15], (R, n)), float32(words[16], (R,)), rows, i, k,
         )  # fmt: skip
 
 
@@ -161,16 +172,16 @@ def pull_rows(words: Any) -> None:
     if wide:
         _pull(
             float64(words[7], (R, n)), float64(words[8], (R, n)), free, float64(words[10], (batch, n)),
-            float64(words[11], (batch, n)), float64(words[12], (batch, n)), float64(words[13], (batch, n)), float64(words[14], (2,)),
-            float64(words[15], (R, n)), float64(words[16], (R,)), float64(words[17], (R, n)), float64(words[18], (R, n)),
-            rows, i, k,
+            float64(words[11], (batch, n)), float64(words[12], (batch, n)), float64(words[13], (batch, n)),
+            float64(words[14], (2,)), float64(words[15], (R, n)), float64(words[16], (R,)), float64(words[17], (R, n)),
+            float64(words[18], (R, n)), rows, i, k,
         )  # fmt: skip
     else:
         _pull(
             float32(words[7], (R, n)), float32(words[8], (R, n)), free, float32(words[10], (batch, n)),
-            float32(words[11], (batch, n)), float32(words[12], (batch, n)), float32(words[13], (batch, n)), float32(words[14], (2,)),
-            float32(words[15], (R, n)), float32(words[16], (R,)), float32(words[17], (R, n)), float32(words[18], (R, n)),
-            rows, i, k,
+            float32(words[11], (batch, n)), float32(words[12], (batch, n)), float32(words[13], (batch, n)),
+            float32(words[14], (2,)), float32(words[15], (R, n)), float32(words[16], (R,)), float32(words[17], (R, n)),
+            float32(words[18], (R, n)), rows, i, k,
         )  # fmt: skip
 
 

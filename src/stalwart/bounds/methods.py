@@ -57,7 +57,9 @@ METHODS: dict[str, Method] = {
     "lbp": Method("linear forms, layer by layer (Lyu et al., 2021)", "forms", "forms"),
     "crown-lbp": Method("a backward walk over linear forms (Lyu et al., 2021)", "forms", "walk"),
     "crown": Method("a backward walk for every layer (Zhang et al., 2018)", "walk", "walk"),
-    "alpha-crown": Method("crown, with slopes optimised for every row of every walk (Xu et al., 2021)", "ascent", "ascent"),
+    "alpha-crown": Method(
+        "crown, with slopes optimised for every row of every walk (Xu et al., 2021)", "ascent", "ascent"
+    ),
     **{
         f"relaxed-crown-{depth}": Method(
             f"walks over {depth} layers, then linear forms (Lyu et al., 2021)", "walk", "walk", depth

@@ -12,7 +12,6 @@ from stalwart.bounds.patches import Patches, is_wide
 from stalwart.bounds.rules.base import dot
 from stalwart.core import jit
 
-
 _MOMENTUM = 0.6
 """Adam's usual 0.9 needs almost twice as many steps for the same bounds: slopes run into their ends and must turn soon."""
 
