@@ -119,7 +119,7 @@ class Search:
             found = None if point is None else self.problem.witness(point)
             if found is not None:
                 return found
-            if not bound > 0:
+            if not 0 < bound < torch.inf:
                 self.stuck = min(self.stuck, bound)
         batch, place = batch.take(able.nonzero().flatten()), place[able]
         if not len(batch):

@@ -39,6 +39,8 @@ def settle(bounder: Bounder, domain: Domains) -> tuple[float, Tensor | None]:
     # sign * (planes x + offsets) >= 0, and rows x + constants <= t.
     left = np.concatenate([-sign[:, None] * planes, rows])
     right = np.concatenate([sign * offsets, -constants])
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        return -torch.inf, None
     slack = np.concatenate([np.zeros(len(sign)), -np.ones(len(rows))])
     answer = _solve(left, right, slack, low, high)
     if answer is None:
