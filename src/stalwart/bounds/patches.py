@@ -62,6 +62,12 @@ class Patches:
         tall, wide = self.coefficients.shape[2:4]
         return _windows(image, self.places, tall, wide)
 
+    def clipped(self) -> "Patches":
+        """Return the same with zeros outside the image."""
+        batch, (_, height, width) = len(self.coefficients), self.image
+        inside = self.seen(self.coefficients.new_ones(batch, height, width, 1))
+        return Patches(self.coefficients * inside, self.places, self.image)
+
     @property
     def is_small(self) -> bool:
         """Whether windows still are smaller than the image."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.patches import Patches
-from stalwart.bounds.rules.base import dot
+from stalwart.bounds.rows import box_minimum
 from stalwart.sets import Box, Linf, ThreatSet
 
 
@@ -31,7 +31,9 @@ class Region:
 
     def minimum(self, coefficients: Tensor) -> Tensor:
         """Return the smallest value [B, S] that <coefficients, z> takes, coefficients [B, S, ...]."""
-        low = dot(coefficients, self.box.centre) - dot(coefficients.abs(), self.box.reach)
+        shape = (len(coefficients), *self.box.lower.shape[1:])
+        centre, reach = (part.expand(shape) for part in (self.box.centre, self.box.reach))
+        low = box_minimum(coefficients, centre, reach)
         if self.within is None or self.x is None:
             return low
         batch, rows = coefficients.shape[:2]

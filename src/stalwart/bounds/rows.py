@@ -100,8 +100,8 @@ class _Passing(torch.autograd.Function):
 
 def box_minimum(coefficients: Tensor, centre: Tensor, reach: Tensor) -> Tensor:
     """Return the smallest value [B, S] of <coefficients, x> over a box for each sample, with gradients."""
-    if compilable(coefficients, centre, reach):
-        found: Tensor = _Minimum.apply(coefficients, centre, reach)
+    if compilable(coefficients, centre, reach) and not (centre.requires_grad or reach.requires_grad):
+        found: Tensor = _Minimum.apply(coefficients, centre.contiguous(), reach.contiguous())
         return found
     return dot(coefficients, centre) - dot(coefficients.abs(), reach)
 

@@ -126,6 +126,9 @@ def apply(node: Node, values: dict[Node, Tensor], view: View) -> Tensor:
 def dot(coefficients: Tensor, value: Tensor) -> Tensor:
     """Return Σ coefficients * value [B, S], value [B or 1, ...]."""
     batch, rows = coefficients.shape[:2]
+    if len(value) == 1:
+        # One vector for all samples is one product, where a batch of small ones would be several times slower.
+        return torch.mv(coefficients.reshape(batch * rows, -1), value.reshape(-1)).reshape(batch, rows)
     return torch.matmul(coefficients.reshape(batch, rows, -1), value.reshape(value.shape[0], -1, 1)).squeeze(-1)
 
 

@@ -109,7 +109,8 @@ class Linear(Weighted):
         weight, bias = self.weight(node, walk.view), self.bias(node, walk.view)
         if len(node.shape) != 1 or isinstance(weight, Interval) or isinstance(bias, Interval):
             return False
-        walk.send(parent, weight[rows] * signs[:, None])
+        taken = weight.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        walk.send(parent, taken.mul_(signs[:, None]))
         if bias is not None:
             walk.add(bias[rows] * signs)
         return True
@@ -122,6 +123,9 @@ class Linear(Weighted):
         """Return a W."""
         return torch.matmul(a, weight)
 
+
+_THIN = 4
+"""Channels up to which a convolution's transpose is a matrix product."""
 
 _FORWARD = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -170,6 +174,10 @@ class Convolution(Weighted):
         kernel = weight.shape[2:]
         if isinstance(padding, str):
             padding = _explicit(padding, kernel, dilation)
+        if len(stride) == 2 and groups == 1 and weight.shape[1] <= _THIN:
+            # torch's transposed convolution onto few channels takes five times as long as a product and a sum of its taps.
+            columns = weight.flatten(1).t() @ a.flatten(2)
+            return F.fold(columns, parent.shape[1:], kernel, dilation, padding, stride)
         extra = [
             size - ((out - 1) * step - 2 * pad + gap * (side - 1) + 1)
             for size, out, step, pad, gap, side in zip(
@@ -185,7 +193,8 @@ class Convolution(Weighted):
             return False
         _, height, width = node.shape
         channel, y, x = rows // (height * width), rows // width % height, rows % width
-        columns = weight.permute(0, 2, 3, 1)[channel] * signs[:, None, None, None]
+        taken = weight.permute(0, 2, 3, 1).contiguous().index_select(0, channel.flatten()).unflatten(0, rows.shape)
+        columns = taken.mul_(signs[:, None, None, None])
         self._folded(node, columns[:, :, None, None], torch.stack([y, x], -1), walk)
         if bias is not None:
             walk.add(bias.flatten()[channel] * signs)
@@ -198,11 +207,36 @@ class Convolution(Weighted):
             return False
         a = patches.coefficients
         kernel = weight.permute(0, 2, 3, 1)
-        columns = (a.reshape(-1, a.shape[-1]) @ kernel.flatten(1)).reshape(*a.shape[:-1], *kernel.shape[1:])
-        self._folded(node, columns, patches.places, walk)
+        if kernel.shape[3] <= _THIN:
+            self._spread(node, kernel, patches, walk)
+        else:
+            self._folded(node, self._columns(a, kernel), patches.places, walk)
         if bias is not None:
             walk.add(a.sum((2, 3)) @ bias.flatten())
         return True
+
+    def _columns(self, a: Tensor, kernel: Tensor) -> Tensor:
+        """Return what each tap gives of each entry: [B, S, h, w, kernel h, kernel w, C]."""
+        return (a.reshape(-1, a.shape[-1]) @ kernel.flatten(1)).reshape(*a.shape[:-1], *kernel.shape[1:])
+
+    def _spread(self, node: Node, kernel: Tensor, patches: Patches, walk: Walk) -> None:
+        """Send patches onto few channels by one product with what each entry gives: sums over so few would be slow."""
+        (parent,) = batched_arguments(node)
+        stride, padding, dilation, _ = self.geometry(node)
+        a = patches.coefficients
+        _, _, tall, wide, channels = a.shape
+        size = tall * wide * channels
+        single = torch.eye(size, dtype=a.dtype, device=a.device).reshape(1, size, tall, wide, channels)
+        sides = [
+            (side - 1) * step + (taps - 1) * gap + 1
+            for side, step, taps, gap in zip((tall, wide), stride, kernel.shape[1:3], dilation, strict=True)
+        ]
+        here = patches.places.new_zeros(1, size, 2)
+        whole = fold(self._columns(single, kernel), here, (parent.shape[0], *sides), stride, (0, 0), dilation)
+        spread = a.flatten(2) @ whole.coefficients[0].flatten(1)
+        moved = patches.places * patches.places.new_tensor(stride) - patches.places.new_tensor(padding)
+        found = Patches(spread.unflatten(2, (*sides, parent.shape[0])), moved, parent.shape)
+        walk.send(parent, found.clipped() if any(padding) else found)
 
     def _patchable(self, node: Node, weight: Any, bias: Any) -> bool:
         stride, padding, _, groups = self.geometry(node)
@@ -214,6 +248,10 @@ class Convolution(Weighted):
     def _folded(self, node: Node, columns: Tensor, places: Tensor, walk: Walk) -> None:
         (parent,) = batched_arguments(node)
         stride, padding, dilation, _ = self.geometry(node)
+        if columns.shape[2:4] == (1, 1) and not any(padding) and set(dilation) == {1}:
+            # The window of one entry is its kernel, and inside the image.
+            walk.send(parent, Patches(columns[:, :, 0, 0], places * places.new_tensor(stride), parent.shape))
+            return
         walk.send(parent, fold(columns, places, parent.shape, stride, padding, dilation))
 
 
