@@ -1,6 +1,7 @@
 """Which samples which method proves, over several radii: what a report shows of certificates."""
 
 import copy
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ class Proofs:
     """What all methods prove.
 
     Attributes:
-        methods: each one by itself, at the main radius; branch and bound tries what the others left open.
+        methods: each one by itself, at the main radius; branch and bound tries what others left open.
         curve: by radius, the samples [N] that any method proves there; complete verification runs at the main radius only.
         layers: neurons by state, by interval bounds at the main radius; empty where those do not exist.
     """
@@ -75,6 +76,7 @@ def prove(
     strategy: str = "tight",
     timeout: float | int = 10.0,
     seed: int = 0,
+    broken: Tensor | None = None,
     advance: Advance = silent,
 ) -> Proofs:
     """Certify every sample by every method, and by the best of them at further radii; all bounds are computed in float64.
@@ -91,6 +93,7 @@ def prove(
         strategy: lines of piecewise-linear functions, see :func:`stalwart.bounds.bound`.
         timeout: seconds for the complete verification of one sample, above 0.
         seed: root of the random starts of complete verification.
+        broken: samples [N] with a known counterexample, which complete verification need not look for again.
         advance: called with the number of finished methods and radii.
 
     Raises:
@@ -114,7 +117,7 @@ def prove(
     usable = [row.method for row in rows if row.certified is not None]
     best = _any(rows, x)
     if COMPLETE in methods:
-        rows.append(_completed(double.cpu(), x.cpu(), y.cpu(), within, best.cpu(), timeout, seed))
+        rows.append(_completed(double.cpu(), x.cpu(), y.cpu(), within, best.cpu(), broken, timeout, seed))
         double = double.to(x.device)
         best = _any(rows, x)
         advance(len(rows), COMPLETE)
@@ -124,7 +127,7 @@ def prove(
         advance(len(rows) + len(curve) - 1, f"eps {eps:g}")
     # A proof over a large set holds in every smaller one.
     ordered = sorted(curve, reverse=True)
-    for larger, eps in zip(ordered, ordered[1:], strict=False):
+    for larger, eps in itertools.pairwise(ordered):
         curve[eps] = curve[eps] | curve[larger]
     return Proofs(rows, dict(sorted(curve.items())), layers)
 
@@ -195,9 +198,16 @@ def _best(model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, methods: Se
 
 
 def _completed(
-    model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, known: Tensor, timeout: float | int, seed: int
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    within: ThreatSet,
+    known: Tensor,
+    broken: Tensor | None,
+    timeout: float | int,
+    seed: int,
 ) -> MethodProofs:
-    """Verify completely what is not ``known`` to be proven and is classified rightly."""
+    """Verify completely what is classified rightly, and neither ``known`` to be proven nor known to be broken."""
     if not isinstance(within, Linf):
         return MethodProofs(COMPLETE, None, 0.0, f"refused: it takes Linf boxes only, not {type(within).__name__}")
     begun, certified, undecided = time.monotonic(), known.clone(), 0
@@ -205,7 +215,10 @@ def _completed(
         with torch.no_grad():
             logits = model(x)
         own = logits.gather(1, y[:, None]) - logits.scatter(1, y[:, None], -torch.inf)
-        for at in (~known & (own.amin(1) > 0)).nonzero().flatten().tolist():
+        left = ~known & (own.amin(1) > 0)
+        if broken is not None:
+            left &= ~broken.cpu()
+        for at in left.nonzero().flatten().tolist():
             box = within.select(torch.tensor([at]))
             prop = robustness_property(x[at], int(y[at]), box, logits.shape[1])
             status = verify(model, prop, timeout, seed + at, input_shape=tuple(x.shape[1:])).status

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -95,7 +95,7 @@ def evaluate(
     from stalwart.recipes.load import parse_evaluation
 
     source = runs.Source(data_dir, not no_download)
-    changes = {
+    changes: dict[str, Any] = {
         "suite": suite,
         "eps": eps,
         "norm": norm,

@@ -28,10 +28,11 @@ class CertifiedRow(Record):
 
 
 class CertifiedPoint(Record):
-    """The share of samples that some method proves at one radius."""
+    """The share of samples that some method proves at one radius, and what the attacks left of the same samples."""
 
     eps: float
     certified: Rate
+    attacked: Rate
 
 
 class NeuronStatus(Record):
@@ -50,8 +51,8 @@ class Certificates(Record):
         strategy: how lines of piecewise-linear functions were chosen; empty if no bounding method ran.
         methods: each method at the evaluation's radius.
         best: inputs that at least one method proves.
-        attacked: what the attacks left of the same inputs.
-        curve: the same as ``best`` by radius; complete verification runs at the evaluation's radius only.
+        clean, attacked: accuracy on the same inputs, and what the attacks left of them.
+        curve: ``best`` and ``attacked`` by radius; complete verification runs at the evaluation's radius only.
         neurons: the activations' states by interval bounds at the evaluation's radius.
         order: the check certified <= worst attack <= clean, sample by sample and at every radius.
     """
@@ -60,6 +61,7 @@ class Certificates(Record):
     strategy: str
     methods: list[CertifiedRow]
     best: Rate
+    clean: Rate
     attacked: Rate
     curve: list[CertifiedPoint]
     neurons: list[NeuronStatus]
@@ -94,7 +96,8 @@ def certify(
     """
     begun = time.monotonic()
     radii = [point.eps for point in evaluation.curve if point.eps > 0]
-    found = prove(model, x, y, within, methods, radii, strategy, timeout, seed, advance)
+    broken = ~_get(table, "worst")[: len(x)]
+    found = prove(model, x, y, within, methods, radii, strategy, timeout, seed, broken, advance)
     for row in found.methods:
         if row.certified is not None:
             _put(table, f"{_BEST}-{row.method}", row.certified)
@@ -148,7 +151,7 @@ def with_verdicts(
 
 
 def order_flag(evaluation: Evaluation, table: Samples) -> Flag:
-    """Check, sample by sample and at every certified radius, that no proof is contradicted by an attack or by the clean answer."""
+    """Check, sample by sample and at every certified radius, that no attack and no clean answer contradicts a proof."""
     clean = _get(table, "clean")
     broken, wrong, proofs, radii = 0, 0, 0, 0
     for eps in sorted({evaluation.eps, *(point.eps for point in evaluation.curve)}):
@@ -165,7 +168,7 @@ def order_flag(evaluation: Evaluation, table: Samples) -> Flag:
         code="order",
         title="A proof is contradicted",
         fired=broken + wrong > 0,
-        explanation="Certified accuracy must not exceed what the attacks leave, nor that the clean accuracy. An input that is "
+        explanation="What is proven cannot be broken, and what is broken cannot be proven. An input that is "
         "proven robust and yet broken or misclassified shows an error in the bounds or in the attack, or a report made with "
         "other weights: neither number can be used.",
         evidence=f"of {proofs} proofs at {radii} {'radius' if radii == 1 else 'radii'}, {broken} are of inputs that an attack "
@@ -185,12 +188,15 @@ def _judged(
     curve = []
     for eps in sorted({evaluation.eps, *(point.eps for point in evaluation.curve)}):
         if _column(evaluation, eps) in table.columns:
-            curve.append(CertifiedPoint(eps=eps, certified=_rate(_get(table, _column(evaluation, eps)))))
+            proven = _get(table, _column(evaluation, eps))
+            survived = _survived(evaluation, table, eps)[: len(proven)]
+            curve.append(CertifiedPoint(eps=eps, certified=_rate(proven), attacked=_rate(survived)))
     return Certificates(
         samples=len(best),
         strategy=strategy,
         methods=rows,
         best=_rate(best),
+        clean=_rate(_get(table, "clean")[: len(best)]),
         attacked=_rate(_get(table, "worst")[: len(best)]),
         curve=curve,
         neurons=neurons,

@@ -7,7 +7,6 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from stalwart.evaluation.results import Evaluation
 from stalwart.report.certificates import Certificates, NeuronStatus
 from stalwart.report.plots import (
-    attacked_rates,
     banded,
     canvas,
     inline,
@@ -29,32 +28,30 @@ def certified_curves(name: str, runs: Sequence[tuple[int, Evaluation, Certificat
         runs: (style number, evaluation, certificates); all under one threat model.
     """
     figure, axes = canvas("ε", "certified accuracy, %")
-    known = {0.0}
+    known: set[float] = set()
     for style, _, certificates in runs:
-        rates = {point.eps: point.certified for point in certificates.curve}
+        rates = {0.0: certificates.clean} | {point.eps: point.certified for point in certificates.curve}
         known |= set(rates)
         banded(axes, style, rates, "dashed" if certificates.order.fired else "solid")
     mains = [evaluation.eps for _, evaluation, _ in runs]
     mark_eps(axes, mains)
     mark_radii(axes, known, [0.0, *mains])
-    axes.set_xlim(left=-0.03 * max(known))
     axes.set_ylim(0, 101)
     return inline(name, figure, "Certified accuracy against the radius eps")
 
 
 def gap(name: str, style: int, evaluation: Evaluation, certificates: Certificates) -> str:
-    """Return one run's attacked (solid) and certified (dashed) accuracy against eps, with what lies between them shaded."""
+    """Return attacked (solid) and certified (dashed) accuracy of the same inputs against eps, the gap between them shaded."""
     figure, axes = canvas("ε", "accuracy, %")
-    above = attacked_rates(evaluation)
-    below = {point.eps: point.certified for point in certificates.curve}
-    shared = sorted(set(above) & set(below))
-    ends = [[100 * rates[eps].value for eps in shared] for rates in (below, above)]
-    axes.fill_between(shared, *ends, color=look(style)[0], alpha=0.13, linewidth=0)
+    below = {0.0: certificates.clean} | {point.eps: point.certified for point in certificates.curve}
+    above = {0.0: certificates.clean} | {point.eps: point.attacked for point in certificates.curve}
+    low, high = ([100 * rates[eps].value for eps in sorted(rates)] for rates in (below, above))
+    axes.fill_between(sorted(above), low, high, color=look(style)[0], alpha=0.13, linewidth=0)
     for rates, dash in ((above, "solid"), (below, "dashed")):
         eps = sorted(rates)
         line(axes, style, eps, [100 * rates[e].value for e in eps], dash)
     mark_eps(axes, [evaluation.eps])
-    mark_radii(axes, {*above, *below}, [0.0, evaluation.eps])
+    mark_radii(axes, above, [0.0, evaluation.eps])
     axes.set_ylim(0, 101)
     return inline(name, figure, "Attacked and certified accuracy against the radius eps")
 

@@ -4,7 +4,6 @@ import math
 
 from stalwart.evaluation.results import Rate
 
-
 BOUNDS = {
     "ibp": "IBP",
     "crown-ibp": "CROWN-IBP",
