@@ -80,9 +80,8 @@ def test_the_order_check_fires_on_a_planted_contradiction(evaluated, certified, 
     table.columns[column][at] = 0
     flag = order_flag(evaluation, table)
     assert flag.fired
-    wrong = column == "clean"
-    assert (f"{0 if wrong else ''} are of inputs that an attack broke" in flag.evidence) == wrong
-    assert re.search(r"[1-9]\d* of inputs that are classified wrongly", flag.evidence) if wrong else True
+    counts = "broke 0 inside the proven set, and 1" if column == "clean" else "broke 1 inside the proven set, and 0"
+    assert counts in flag.evidence
     page = render(Report(title="x", runs=[run_of(evaluated, certified.model_copy(update={"order": flag}))]))
     assert "A proof is contradicted" in page
     assert "do not trust" in page

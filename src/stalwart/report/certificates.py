@@ -153,26 +153,23 @@ def with_verdicts(
 def order_flag(evaluation: Evaluation, table: Samples) -> Flag:
     """Check, sample by sample and at every certified radius, that no attack and no clean answer contradicts a proof."""
     clean = _get(table, "clean")
-    broken, wrong, proofs, radii = 0, 0, 0, 0
-    for eps in sorted({evaluation.eps, *(point.eps for point in evaluation.curve)}):
-        if _column(evaluation, eps) not in table.columns:
-            continue
-        # Proofs of every method count, so that no error hides behind another method's proof.
-        proven = _get(table, _column(evaluation, eps))
-        survived = _survived(evaluation, table, eps)[: len(proven)]
-        right = clean[: len(proven)]
-        proofs, radii = proofs + int(proven.sum()), radii + 1
-        broken += int((proven & right & ~survived).sum())
-        wrong += int((proven & ~right).sum())
+    proven, broken, radii = torch.zeros_like(clean), torch.zeros_like(clean), 0
+    for eps in _radii(evaluation, table):
+        here = _get(table, _column(evaluation, eps))
+        survived = _survived(evaluation, table, eps)[: len(here)]
+        proven[: len(here)] |= here
+        broken[: len(here)] |= here & ~survived & clean[: len(here)]
+        radii += 1
+    attacked, wrong = int(broken.sum()), int((proven & ~clean).sum())
     return Flag(
         code="order",
         title="A proof is contradicted",
-        fired=broken + wrong > 0,
+        fired=attacked + wrong > 0,
         explanation="What is proven cannot be broken, and what is broken cannot be proven. An input that is "
         "proven robust and yet broken or misclassified shows an error in the bounds or in the attack, or a report made with "
         "other weights: neither number can be used.",
-        evidence=f"of {proofs} proofs at {radii} {'radius' if radii == 1 else 'radii'}, {broken} are of inputs that an attack "
-        f"broke and {wrong} of inputs that are classified wrongly.",
+        evidence=f"of {int(proven.sum())} inputs with a proof at {'the radius' if radii == 1 else f'one of {radii} radii'}, "
+        f"attacks broke {attacked} inside the proven set, and {wrong} are classified wrongly as they are.",
     )
 
 
@@ -186,11 +183,10 @@ def _judged(
 ) -> Certificates:
     best = _get(table, _BEST)
     curve = []
-    for eps in sorted({evaluation.eps, *(point.eps for point in evaluation.curve)}):
-        if _column(evaluation, eps) in table.columns:
-            proven = _get(table, _column(evaluation, eps))
-            survived = _survived(evaluation, table, eps)[: len(proven)]
-            curve.append(CertifiedPoint(eps=eps, certified=_rate(proven), attacked=_rate(survived)))
+    for eps in _radii(evaluation, table):
+        proven = _get(table, _column(evaluation, eps))
+        survived = _survived(evaluation, table, eps)[: len(proven)]
+        curve.append(CertifiedPoint(eps=eps, certified=_rate(proven), attacked=_rate(survived)))
     return Certificates(
         samples=len(best),
         strategy=strategy,
@@ -203,6 +199,12 @@ def _judged(
         order=order_flag(evaluation, table),
         seconds=seconds,
     )
+
+
+def _radii(evaluation: Evaluation, table: Samples) -> list[float]:
+    """Return the radii that something was certified at."""
+    known = sorted({evaluation.eps, *(point.eps for point in evaluation.curve)})
+    return [eps for eps in known if _column(evaluation, eps) in table.columns]
 
 
 def _survived(evaluation: Evaluation, table: Samples, eps: float) -> Tensor:
