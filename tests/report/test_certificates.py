@@ -95,6 +95,7 @@ def test_a_proof_of_one_weak_method_cannot_hide(evaluated, certified, table):
     found = with_verdicts(certified, evaluated[3], table, statuses, 1.0, 60)
     assert found.order.fired
     assert found.best.correct == certified.best.correct + 1
+    assert found.methods[-1].note == "19 undecided, 0 of them after 60 s"
 
 
 def test_verdicts_replace_the_row_and_reach_smaller_radii(evaluated, certified, table):

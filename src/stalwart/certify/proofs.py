@@ -210,7 +210,7 @@ def _completed(
     """Verify completely what is classified rightly, and neither ``known`` to be proven nor known to be broken."""
     if not isinstance(within, Linf):
         return MethodProofs(COMPLETE, None, 0.0, f"refused: it takes Linf boxes only, not {type(within).__name__}")
-    begun, certified, undecided = time.monotonic(), known.clone(), 0
+    begun, certified, verdicts = time.monotonic(), known.clone(), []
     try:
         with torch.no_grad():
             logits = model(x)
@@ -221,17 +221,18 @@ def _completed(
         for at in left.nonzero().flatten().tolist():
             box = within.select(torch.tensor([at]))
             prop = robustness_property(x[at], int(y[at]), box, logits.shape[1])
-            status = verify(model, prop, timeout, seed + at, input_shape=tuple(x.shape[1:])).status
-            certified[at] = status == "verified"
-            undecided += status in ("unknown", "timeout")
+            verdicts.append(verify(model, prop, timeout, seed + at, input_shape=tuple(x.shape[1:])).status)
+            certified[at] = verdicts[-1] == "verified"
     except InputError as problem:
         return MethodProofs(COMPLETE, None, time.monotonic() - begun, f"refused: {problem}")
-    return MethodProofs(COMPLETE, certified, time.monotonic() - begun, undecided_note(undecided, timeout))
+    return MethodProofs(COMPLETE, certified, time.monotonic() - begun, undecided_note(verdicts, timeout))
 
 
-def undecided_note(count: int, timeout: float | int) -> str:
-    """Say how many samples complete verification neither proved nor disproved."""
-    return f"{count} undecided, with {timeout:g} s each" if count else ""
+def undecided_note(verdicts: Sequence[str], timeout: float | int) -> str:
+    """Say how many samples complete verification neither proved nor disproved, and how many of them for lack of time."""
+    late = verdicts.count("timeout")
+    count = late + verdicts.count("unknown")
+    return f"{count} undecided, {late} of them after {timeout:g} s" if count else ""
 
 
 def _room(known: Propagation, method: Method) -> int:

@@ -135,7 +135,6 @@ def with_verdicts(
     """
     statuses = statuses[: len(table.columns["index"])]
     verified = torch.tensor([status == "verified" for status in statuses], dtype=torch.bool)
-    undecided = sum(status in ("unknown", "timeout") for status in statuses)
     _put(table, f"{_BEST}-{COMPLETE}", verified)
     best = [name for name in table.columns if name.startswith(f"{_BEST}-")]
     _put(table, _BEST, _either([_get(table, name) for name in best]))
@@ -144,7 +143,7 @@ def with_verdicts(
             name = _column(evaluation, point.eps)
             _put(table, name, _either([_get(table, name), _get(table, _BEST)]))
     kept = [row for row in held.methods if row.method != COMPLETE] if held else []
-    new = MethodProofs(COMPLETE, verified, seconds, undecided_note(undecided, timeout))
+    new = MethodProofs(COMPLETE, verified, seconds, undecided_note(statuses, timeout))
     before = held.seconds if held else 0.0
     strategy = held.strategy if held else ""
     return _judged(evaluation, table, [*kept, _row(new)], held.neurons if held else [], strategy, before + seconds)
