@@ -204,6 +204,11 @@ def test_an_override_reaches_options():
         (["evaluation.suite=standart"], r"unknown suite 'standart'\. Did you mean 'standard'\?"),
         (["training.validation={attack: pdg, eps: 0.1}"], r"unknown attack 'pdg'\. Did you mean 'pgd'\?"),
         (["training.validation={certify: ipb, eps: 0.1}"], r"unknown bounding method 'ipb'\. Did you mean 'ibp'\?"),
+        (["evaluation.certify={methods: [ibp, ipb]}"], r"unknown bounding method 'ipb'\. Did you mean 'ibp'\?"),
+        (["evaluation.certify={methods: []}"], r"'evaluation\.certify\.methods'"),
+        (["evaluation.certify={timeout: 0}"], r"'evaluation\.certify\.timeout'.*\(got 0\.0\)"),
+        (["evaluation.certify={strategy: tigth}"], r"'evaluation\.certify\.strategy'"),
+        (["evaluation.certify={sampels: 3}"], r"unknown key 'evaluation\.certify\.sampels'\. Did you mean 'samples'\?"),
         (["training.epochs=abc"], r"'training\.epochs'.*\(got 'abc'\)"),
         (["training.epochs=0"], r"'training\.epochs'.*greater than or equal to 1 \(got 0\)"),
         (["training.optimiser.lr=fast"], r"'fast' is not a number"),
@@ -226,6 +231,18 @@ def test_mistakes_are_named(words, message):
         load_recipe("digits-natural", words)
     assert "\n" not in str(caught.value)
     assert "pydantic" not in str(caught.value)
+
+
+def test_certifiably_trained_recipes_are_certified_on_what_is_attacked():
+    names = [name for name in shipped() if name.startswith(("digits-ibp", "fashion-mnist-ibp", "mnist-dm-small"))]
+    names += [f"fashion-mnist-{name}" for name in ("crown-ibp", "paramramp", "mtl-ibp", "sabr")]
+    assert len(names) == 8
+    for name in names:
+        section = load_recipe(name).evaluation
+        assert section.certify.strategy == "tight"
+        assert section.certify.samples <= (section.samples or 10_000)
+        assert {"ibp", "crown-ibp", "alpha-crown"} <= set(section.certify.methods)
+    assert load_recipe("digits-natural").evaluation.certify is None
 
 
 def test_a_null_section_is_set_as_a_whole(tmp_path):

@@ -166,7 +166,7 @@ def entries(
         try:
             found, heaviest = _entries(known, node, rows, depth, end)
         except (RuntimeError, MemoryError) as problem:
-            if step == 1 or not _out_of_memory(problem):
+            if step == 1 or not out_of_memory(problem):
                 raise
             step = max(1, step // 2)
             continue
@@ -202,5 +202,6 @@ def at_entries(known: Propagation, node: Node, rows: Tensor) -> Callable[[Backwa
     return begin
 
 
-def _out_of_memory(problem: BaseException) -> bool:
+def out_of_memory(problem: BaseException) -> bool:
+    """Tell whether an error says that memory ran out, on the CPU or a GPU."""
     return isinstance(problem, torch.cuda.OutOfMemoryError | MemoryError) or "not enough memory" in str(problem)

@@ -118,6 +118,12 @@ def certify_dataset(
     return summary
 
 
+def statuses(folder: Path | str) -> list[str]:
+    """Return the verdicts that :func:`certify_dataset` left in a folder, in the order of the inputs."""
+    lines = read_bytes(Path(folder) / SAMPLES, "verdicts").splitlines()[1:]
+    return [json.loads(line)["status"] for line in lines]
+
+
 def _certified(
     model: nn.Module,
     x: Tensor,

@@ -84,7 +84,9 @@ def _linear(bounder: Bounder, domain: Domains, neuron: int | None) -> tuple[Tens
 def _solve(
     left: np.ndarray, right: np.ndarray, slack: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray] | None:
-    """Minimise t over low <= x <= high with left x + slack t <= right; return t, x and the multipliers."""
+    """Minimise t over low <= x <= high with left x + slack t <= right; return t, x and the multipliers, or None."""
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):  # weights that are no numbers prove nothing
+        return None
     goal = np.zeros(len(low) + 1)
     goal[-1] = 1
     found = linprog(

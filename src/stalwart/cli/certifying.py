@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stalwart.certify.dataset import METHODS, certify_dataset
+from stalwart.certify.dataset import COMPLETE, METHODS, certify_dataset, statuses
 from stalwart.certify.smoothing import Smoothing
 from stalwart.certify.smoothing_run import certify_dataset as smooth_dataset
 from stalwart.certify.verify import verify
@@ -13,6 +13,9 @@ from stalwart.core.registry import build
 from stalwart.interchange import write_result
 from stalwart.recipes import runs
 from stalwart.sets import Linf
+
+SAMPLES, TIMEOUT = 100, 60.0
+"""How many inputs, and seconds for a property or an input, where neither a recipe nor the user says."""
 
 
 def certify_property(network: Path, prop: Path, timeout: float, seed: int, out: Path | None) -> str:
@@ -29,18 +32,36 @@ def certify_property(network: Path, prop: Path, timeout: float, seed: int, out: 
 
 
 def certify_run(
-    folder: Path, source: runs.Source, eps: str | None, samples: int, timeout: float, methods: str | None, seed: int
+    folder: Path,
+    source: runs.Source,
+    eps: str | None,
+    samples: int | None,
+    timeout: float | None,
+    methods: str | None,
+    seed: int,
 ) -> str:
-    """Verify a run's test inputs against a box, resuming what its folder holds, and return the summary."""
+    """Verify a run's test inputs against a box, resuming what its folder holds, and return the summary.
+
+    Where samples or timeout are not given, those of the recipe's ``certify`` section are taken. Verdicts of complete
+    verification go into the run's report, if that speaks of the same radius.
+    """
     recipe, model, data = runs.load_run(folder, source)
     radius = parse_number(eps) if eps is not None else recipe.evaluation.eps
     if eps is None and recipe.evaluation.norm != "linf":
         raise UsageError("complete verification takes Linf; name the radius of the box with --eps.")
+    section = recipe.evaluation.certify
+    if samples is None:
+        samples = section.samples if section is not None and section.samples is not None else SAMPLES
+    if timeout is None:
+        timeout = section.timeout if section is not None else TIMEOUT
     x, y = data.test.take(samples).batch(slice(None))
     names = tuple(methods.split(",")) if methods else METHODS
     out = folder / f"certified-linf-{radius:g}"
     with progress(f"certifying {recipe.name}", len(x)) as advance:
         found = certify_dataset(model, x, y, Linf(radius), timeout, out, names, seed, advance)
+    shown = []
+    if COMPLETE in names:
+        shown = [runs.add_verdicts(folder, radius, statuses(out), found.seconds, timeout)]
     settled = ", ".join(f"{name} {count}" for name, count in found.methods.items())
     return "\n".join(
         (
@@ -49,6 +70,7 @@ def certify_run(
             f"verified {found.verified}, falsified {found.falsified}, wrong {found.wrong}, unknown {found.unknown}, "
             f"timeout {found.timeout}; settled by {settled or 'nothing'}",
             f"each input: {out / 'verified.jsonl'}",
+            *shown,
         )
     )
 

@@ -13,6 +13,7 @@ RECIPES = (
     "digits-fgsm-rs",
     "digits-pgd-at",
     "digits-trades",
+    "digits-ibp",
 )
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -81,6 +81,9 @@ def evaluate(
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Data for a foreign model: a name, a .npz file or an image folder.")
     ] = None,
+    certify: Annotated[
+        str | None, typer.Option("--certify", help="Certify by these methods, such as ibp,crown-ibp; or none.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     out: Out = None,
     device: Device = None,
@@ -92,7 +95,7 @@ def evaluate(
     from stalwart.recipes.load import parse_evaluation
 
     source = runs.Source(data_dir, not no_download)
-    changes = {
+    changes: dict[str, Any] = {
         "suite": suite,
         "eps": eps,
         "norm": norm,
@@ -101,6 +104,8 @@ def evaluate(
         "rule": rule,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
+    if certify is not None:
+        changes["certify"] = None if certify == "none" else {"methods": certify.split(",")}
     if (run is None) == (model is None):
         raise UsageError("name a run folder, or a foreign model with --model pkg.module:factory; one of the two.")
     if run is not None:
@@ -109,7 +114,10 @@ def evaluate(
         runs.read_recipe(run)
         runs.require_writable(out or run)
         recipe, network, data = runs.load_run(run, source)
-        section = parse_evaluation(recipe.evaluation.model_dump() | changes)
+        held = recipe.evaluation.model_dump()
+        if changes.get("certify") and held["certify"]:
+            changes["certify"] = held["certify"] | changes["certify"]
+        section = parse_evaluation(held | changes)
         full = recipe.model_copy(update={"evaluation": section}).model_dump(mode="json")
         folder = out or run
         report = runs.evaluate_model(
@@ -140,8 +148,12 @@ def certify(
     methods: Annotated[
         str | None, typer.Option("--methods", help="In the order to try, such as ibp,crown,branch-and-bound.")
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="The first so many test inputs.")] = 100,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for one property or one input.")] = 60.0,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, help="The first so many test inputs; the recipe's, or 100.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Seconds for one property or one input; the recipe's, or 60.")
+    ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Noise draws for each smoothed input.")] = 100_000,
     alpha: Annotated[float, typer.Option("--alpha", help="Chance that a smoothed certificate is false.")] = 0.001,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
@@ -151,13 +163,13 @@ def certify(
     no_download: NoDownload = False,
 ) -> None:
     """Prove robustness: an ONNX network for a VNN-LIB property, or a run for its test inputs; resumes by itself."""
-    from stalwart.cli.certifying import certify_property, certify_run, certify_smoothed
+    from stalwart.cli.certifying import SAMPLES, TIMEOUT, certify_property, certify_run, certify_smoothed
     from stalwart.recipes import runs
 
     if target.suffix == ".onnx":
         if prop is None or eps or smoothing or methods:
             raise UsageError("an .onnx network needs a .vnnlib property, and takes --timeout, --seed and --out only.")
-        print(certify_property(target, prop, timeout, seed, out))
+        print(certify_property(target, prop, TIMEOUT if timeout is None else timeout, seed, out))
         return
     if prop is not None or out is not None:
         raise UsageError("a property and --out belong to an .onnx network; a run's results go into its folder.")
@@ -167,7 +179,7 @@ def certify(
     elif eps or methods:
         raise UsageError("--smoothing certifies every radius at once; leave out --eps and --methods.")
     else:
-        print(certify_smoothed(target, source, smoothing, samples, n, alpha, seed, device))
+        print(certify_smoothed(target, source, smoothing, samples or SAMPLES, n, alpha, seed, device))
 
 
 @app.command()
@@ -256,13 +268,17 @@ def _summary(found: "Report") -> None:
     width = max(len(run.name) for run in found.runs)
     for run in found.runs:
         e = run.evaluation
-        fired = [flag.code for flag in e.flags if flag.fired]
+        checks = [*e.flags, run.certificates.order] if run.certificates else e.flags
+        fired = [flag.code for flag in checks if flag.fired]
+        proven = (
+            f"  certified {run.certificates.best.value:6.1%}, n={run.certificates.samples}" if run.certificates else ""
+        )
         note = f"  do not trust: {', '.join(fired)}" if fired else ""
         if "loss-dependence" in fired:
             note += "; not as robust as cross-entropy attacks make it look"
         print(
             f"{run.name:<{width}}  clean {e.clean.value:6.1%}  worst {e.worst.value:6.1%} "
-            f"[{e.worst.low:.1%}, {e.worst.high:.1%}] at {e.threat}, n={e.samples}{note}"
+            f"[{e.worst.low:.1%}, {e.worst.high:.1%}] at {e.threat}, n={e.samples}{proven}{note}"
         )
 
 

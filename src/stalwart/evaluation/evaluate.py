@@ -44,6 +44,17 @@ class Samples:
         lines += [",".join(map(str, row)) for row in zip(*self.columns.values(), strict=True)]
         return "\n".join(lines) + "\n"
 
+    @classmethod
+    def parse(cls, text: str) -> "Samples":
+        """Read :meth:`csv` back; values stay text.
+
+        Raises:
+            ValueError: rows of different lengths.
+        """
+        head, *lines = text.splitlines()
+        columns = zip(*(line.split(",") for line in lines), strict=True)
+        return cls({name: list(column) for name, column in zip(head.split(","), columns, strict=True)})
+
 
 def evaluate(
     model: nn.Module,

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -27,7 +28,8 @@ from stalwart.models.initialise import ibp_initialise
 from stalwart.objectives.table import OBJECTIVES
 from stalwart.recipes.load import dump_recipe, load_recipe
 from stalwart.recipes.schema import EvaluationSection, Recipe
-from stalwart.report import Report, RunReport, environment
+from stalwart.report import Certificates, Report, RunReport, certify, environment, with_verdicts
+from stalwart.sets import Linf
 from stalwart.sets.table import SETS
 from stalwart.stochastic.table import NOISES, Noise
 from stalwart.training import Fit, ranks
@@ -197,7 +199,7 @@ def evaluate_model(
     training: list[dict[str, Any]] | None = None,
     device: str = "cpu",
 ) -> Report:
-    """Evaluate a model on the test part and write ``report.json``, ``index.html`` and ``samples.csv`` to ``out``."""
+    """Attack and certify a model on the test part; write ``report.json``, ``index.html`` and ``samples.csv`` to ``out``."""
     require_writable(out)
     test = data.test if section.samples is None else data.test.take(section.samples)
     if not len(test):
@@ -220,9 +222,60 @@ def evaluate_model(
             data.classes,
             advance,
         )
-    run = RunReport(name=name, evaluation=evaluation, training=training or [], recipe=recipe, environment=environment())
+    certificates: Certificates | None = None
+    if section.certify is not None:
+        wanted = section.certify
+        count = len(x) if wanted.samples is None else min(len(x), wanted.samples)
+        steps = len(wanted.methods) + len({eps for eps in section.curve if eps > 0} - {within.size})
+        with progress(f"certifying {name}", steps) as advance:
+            certificates = certify(
+                model,
+                x[:count],
+                y[:count],
+                within,
+                evaluation,
+                samples,
+                wanted.methods,
+                wanted.strategy,
+                wanted.timeout,
+                seed,
+                advance,
+            )
+    run = RunReport(
+        name=name,
+        evaluation=evaluation,
+        training=training or [],
+        recipe=recipe,
+        environment=environment(),
+        certificates=certificates,
+    )
     report = Report(runs=[run], title=f"Robustness of {name}")
     return save_report(report, samples, out)
+
+
+def add_verdicts(folder: Path, eps: float, statuses: list[str], seconds: float, timeout: float) -> str:
+    """Put the verdicts of a complete verification into the run's report, if it speaks of the same box; say what was done.
+
+    Raises:
+        FileError: the report or its per-sample table is damaged.
+    """
+    if not (folder / "report.json").exists():
+        return f"not in a report yet: run `stalwart evaluate {folder}`, then this again"
+    report, path = Report.load(folder), folder / "samples.csv"
+    (run,) = report.runs
+    threat, wanted = run.evaluation.threat, Linf(eps)
+    if threat != wanted.describe() or not math.isclose(run.evaluation.eps, eps, rel_tol=1e-9):
+        return f"not in the report, which speaks of {threat}: evaluate with --eps {eps:g} first"
+    try:
+        samples = Samples.parse(read_bytes(path, "the per-sample table").decode())
+        found = with_verdicts(run.certificates, run.evaluation, samples, statuses, seconds, timeout)
+    except ValueError as problem:
+        raise FileError(
+            f"{path} does not fit the report ({problem}); run `stalwart evaluate {folder}` again."
+        ) from None
+    new = report.model_copy(update={"runs": [run.model_copy(update={"certificates": found})]})
+    save_report(new, samples, folder)
+    return f"report: {folder / 'index.html'}"
 
 
 def save_report(report: Report, samples: Samples, out: Path) -> Report:

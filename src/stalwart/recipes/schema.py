@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from stalwart.attacks.table import ATTACKS
+from stalwart.bounds.lines import Strategy
 from stalwart.bounds.methods import find_method
+from stalwart.certify.dataset import COMPLETE
 from stalwart.core.numbers import Number
 from stalwart.core.registry import build, lookup
 from stalwart.data import Augment
@@ -50,6 +52,30 @@ class ModelSection(Choice):
     noise: Choice | None = None
 
 
+class CertifySection(Settings):
+    """How the run is certified, on inputs that the evaluation attacks and at its radii.
+
+    Attributes:
+        methods: bounding methods, and perhaps "branch-and-bound".
+        samples: the first so many of the evaluated inputs, or all.
+        strategy: lines of piecewise-linear functions: "tight" for certifiably trained networks, "adaptive" for others.
+        timeout: seconds for the complete verification of one input.
+    """
+
+    methods: tuple[str, ...] = pydantic.Field(("ibp", "crown-ibp", "alpha-crown"), min_length=1)
+    samples: int | None = pydantic.Field(200, ge=1)
+    strategy: Strategy = "tight"
+    timeout: Number = pydantic.Field(10.0, gt=0)
+
+    @pydantic.field_validator("methods")
+    @classmethod
+    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        for name in methods:
+            if name != COMPLETE:
+                find_method(name)
+        return methods
+
+
 class EvaluationSection(Settings):
     """What the run is judged by.
 
@@ -57,6 +83,7 @@ class EvaluationSection(Settings):
         samples: the first so many test inputs, or all.
         rule: decision rule of a randomised model for the headline numbers.
         curve: further radii for the accuracy curve.
+        certify: how it is certified; not at all by default.
     """
 
     suite: str = "standard"
@@ -65,6 +92,7 @@ class EvaluationSection(Settings):
     samples: int | None = pydantic.Field(1000, ge=1)
     rule: Literal["single", "mean-softmax", "mean-network"] = "single"
     curve: tuple[Annotated[Number, pydantic.Field(ge=0)], ...] = ()
+    certify: CertifySection | None = None
 
 
 class Recipe(Settings):

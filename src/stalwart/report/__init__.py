@@ -1,7 +1,17 @@
 """Reports: one record of one or many runs, saved as JSON and as one HTML page that works offline."""
 
+from stalwart.report.certificates import Certificates, certify, with_verdicts
 from stalwart.report.environment import environment
 from stalwart.report.judged import evaluate
 from stalwart.report.schema import SCHEMA_VERSION, Report, RunReport
 
-__all__ = ["SCHEMA_VERSION", "Report", "RunReport", "environment", "evaluate"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Certificates",
+    "Report",
+    "RunReport",
+    "certify",
+    "environment",
+    "evaluate",
+    "with_verdicts",
+]

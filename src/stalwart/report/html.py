@@ -14,15 +14,16 @@ from markupsafe import Markup
 from PIL import Image
 
 from stalwart.evaluation.results import AttackRow, Evaluation, Flag, Picture, Rate
-from stalwart.report import plots, wording
+from stalwart.report import plots, proof_plots, wording
+from stalwart.report.certificates import Certificates
 from stalwart.report.schema import Report, RunReport
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One rate in the comparison table, with what must be said beside it."""
+    """One rate in the comparison table, with what must be said beside it; no rate if a method was refused."""
 
-    rate: Rate
+    rate: Rate | None
     note: str = ""
 
 
@@ -42,11 +43,19 @@ class RunView:
     sweep: Markup
     pictures: list[dict[str, Any]]
     recipe: str
+    gap: Markup
+    neurons: Markup
+    states: list[str]
 
     @property
     def evaluation(self) -> Evaluation:
         """The run's evaluation."""
         return self.run.evaluation
+
+    @property
+    def certificates(self) -> Certificates | None:
+        """What is proven of the run."""
+        return self.run.certificates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +70,9 @@ class Group:
     best: RunView | None
     rivals: list[RunView]
     curves: Markup
+    proofs: list[str]
+    proof_cells: dict[str, dict[str, Cell]]
+    certified: Markup
 
 
 def render(report: Report) -> str:
@@ -80,6 +92,7 @@ def render(report: Report) -> str:
         radius=wording.radius,
         duration=wording.duration,
         quantity=wording.quantity,
+        bound=wording.bound,
     )
     together = [(index, run.training) for index, run in enumerate(report.runs) if run.training]
     several = len(together) > 1
@@ -92,6 +105,7 @@ def render(report: Report) -> str:
         loss=Markup(plots.loss_curves("all-loss", together)) if several else "",
         learning=Markup(plots.learning_curves("all-learning", together)) if several else "",
         trained=[views[index] for index, _ in together],
+        tones=proof_plots.STATE_TONES,
     )
 
 
@@ -101,13 +115,16 @@ def _view(index: int, run: RunReport) -> RunView:
     stochastic = evaluation.stochastic
     sweep = plots.draw_sweep(f"{anchor}-sweep", index, stochastic.sweep) if stochastic and stochastic.sweep else ""
     plain = run.model_dump(mode="json")["recipe"]
+    proofs = run.certificates
+    flags = [*evaluation.flags, proofs.order] if proofs else evaluation.flags
+    layers = proofs.neurons if proofs else []
     return RunView(
         style=index,
         anchor=anchor,
         run=run,
         swatch=Markup(plots.swatch(index)),
-        fired=[flag for flag in evaluation.flags if flag.fired],
-        silent=[flag for flag in evaluation.flags if not flag.fired],
+        fired=[flag for flag in flags if flag.fired],
+        silent=[flag for flag in flags if not flag.fired],
         metrics=list(dict.fromkeys(key for entry in run.training for key in entry)),
         loss=Markup(plots.loss_curves(f"{anchor}-loss", own)) if run.training else Markup(),
         learning=Markup(plots.learning_curves(f"{anchor}-learning", own, with_training=True))
@@ -116,6 +133,9 @@ def _view(index: int, run: RunReport) -> RunView:
         sweep=Markup(sweep),
         pictures=[_pair(picture, evaluation.classes) for picture in evaluation.pictures],
         recipe=yaml.safe_dump(plain, sort_keys=False, allow_unicode=True) if plain is not None else "",
+        gap=Markup(proof_plots.gap(f"{anchor}-gap", index, evaluation, proofs)) if proofs else Markup(),
+        neurons=Markup(proof_plots.neuron_bars(f"{anchor}-neurons", layers)) if layers else Markup(),
+        states=[state for state in proof_plots.STATE_TONES if any(state in layer.shares for layer in layers)],
     )
 
 
@@ -133,6 +153,10 @@ def _group(name: str, members: list[RunView]) -> Group:
     trusted = [view for view in members if not view.fired]
     best = max(trusted, key=lambda view: view.evaluation.worst.value) if trusted else None
     floor = best.evaluation.worst.low if best else 0.0
+    proven = [(view, view.certificates) for view in members if view.certificates]
+    proof_cells = {view.anchor: _proof_cells(view.evaluation, found) for view, found in proven}
+    certified = [(view.style, view.evaluation, found) for view, found in proven]
+    tried = {method for cells in proof_cells.values() for method in cells}
     return Group(
         setting=members[0].evaluation,
         samples=sorted({view.evaluation.samples for view in members}),
@@ -142,6 +166,9 @@ def _group(name: str, members: list[RunView]) -> Group:
         best=best if len(members) > 1 else None,
         rivals=[view for view in trusted if view is not best and view.evaluation.worst.high >= floor],
         curves=Markup(plots.accuracy_curves(name, [(view.style, view.evaluation) for view in members])),
+        proofs=[method for method in wording.BOUNDS if method in tried] + sorted(tried - wording.BOUNDS.keys()),
+        proof_cells=proof_cells,
+        certified=Markup(proof_plots.certified_curves(f"{name}-certified", certified)) if proven else Markup(),
     )
 
 
@@ -151,8 +178,18 @@ def _cells(evaluation: Evaluation) -> dict[str, Cell]:
     for row in evaluation.attacks:
         if row.kind == "clean" or not math.isclose(row.eps, evaluation.eps, rel_tol=1e-6):
             continue
-        if row.name not in cells or row.robust.value < cells[row.name].rate.value:
+        held = cells[row.name].rate if row.name in cells else None
+        if held is None or row.robust.value < held.value:
             cells[row.name] = Cell(row.robust, _note(row, evaluation))
+    return cells
+
+
+def _proof_cells(evaluation: Evaluation, certificates: Certificates) -> dict[str, Cell]:
+    """Return, by method, the certified accuracy at the main radius."""
+    cells = {}
+    for row in certificates.methods:
+        count = row.certified.total if row.certified else evaluation.samples
+        cells[row.method] = Cell(row.certified, f"n {count}" if count != evaluation.samples else "")
     return cells
 
 

@@ -10,6 +10,7 @@ from stalwart.core.progress import progress
 from stalwart.data import Split
 from stalwart.evaluation import evaluate as run_suite
 from stalwart.evaluation import steps_of
+from stalwart.report.certificates import certify as certify_samples
 from stalwart.report.environment import environment
 from stalwart.report.schema import Report, RunReport
 from stalwart.sets import ThreatSet
@@ -28,8 +29,10 @@ def evaluate(
     curve: Sequence[float | str] = (),
     name: str = "model",
     show_progress: bool = False,
+    certify: Sequence[str] = (),
+    strategy: str = "adaptive",
 ) -> Report:
-    """Attack ``model`` with a whole suite and return the report.
+    """Attack ``model`` with a whole suite, certify it if asked to, and return the report.
 
     Args:
         model: maps [B, ...] to logits [B, K], deterministic or not; left exactly as it was.
@@ -41,6 +44,8 @@ def evaluate(
         curve: further radii for the accuracy curve.
         name: what the report calls the model.
         show_progress: show a progress bar.
+        certify: bounding methods, and perhaps "branch-and-bound", to prove robustness by, on all the data.
+        strategy: lines of piecewise-linear functions in bounds, "tight" for certifiably trained networks.
 
     Raises:
         InputError: no data, NaN, values out of range, wrong shapes, labels that do not exist.
@@ -57,8 +62,11 @@ def evaluate(
     x, y = _gather(data)
     total = steps_of(suite, model, curve, within)
     with progress(f"evaluating {name}", total, show_progress) as advance:
-        evaluation, _ = run_suite(model, x, y, within, suite, seed, rule, curve, advance=advance)
-    run = RunReport(name=name, evaluation=evaluation, environment=environment())
+        evaluation, table = run_suite(model, x, y, within, suite, seed, rule, curve, advance=advance)
+    certificates = None
+    if certify:
+        certificates = certify_samples(model, x, y, within, evaluation, table, certify, strategy, seed=seed)
+    run = RunReport(name=name, evaluation=evaluation, environment=environment(), certificates=certificates)
     return Report(runs=[run], title=f"Robustness of {name}")
 
 

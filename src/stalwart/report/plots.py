@@ -6,7 +6,7 @@ that one figure serves light and dark. No figure holds text from outside: run na
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -18,7 +18,7 @@ from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Affine2D
 
-from stalwart.evaluation.results import Evaluation, SweepPoint
+from stalwart.evaluation.results import Evaluation, Rate, SweepPoint
 from stalwart.report.wording import radius
 
 # Dark and light hues alternate, so that neighbours also differ in grey and to colour-blind eyes (after Okabe and Ito).
@@ -33,7 +33,7 @@ Entries = Sequence[Mapping[str, Any]]
 
 def swatch(style: int) -> str:
     """Return the legend sign of run number ``style``: its line and its marker, as inline SVG without ids."""
-    colour, marker = _look(style)
+    colour, marker = look(style)
     shape = MarkerStyle(marker)
     path = shape.get_path().transformed(shape.get_transform() + Affine2D().scale(9.0, -9.0).translate(13.0, 7.0))
     points = " ".join(f"{x:.2f},{y:.2f}" for x, y in np.asarray(path.to_polygons()[0]))
@@ -51,41 +51,32 @@ def accuracy_curves(name: str, runs: Sequence[tuple[int, Evaluation]]) -> str:
         name: prefix of the ids inside, unique on the page.
         runs: (style number, evaluation); all under one threat model. The accuracy at 0 is the clean one.
     """
-    figure, axes = _canvas("ε", "worst-case accuracy, %")
+    figure, axes = canvas("ε", "worst-case accuracy, %")
     known = {0.0, *(evaluation.eps for _, evaluation in runs)}
     for style, evaluation in runs:
-        rates = {0.0: evaluation.clean} | {point.eps: point.robust for point in evaluation.curve}
-        rates.setdefault(evaluation.eps, evaluation.worst)
-        eps = sorted(rates)
-        known |= set(eps)
-        low, high = [100 * rates[e].low for e in eps], [100 * rates[e].high for e in eps]
-        axes.fill_between(eps, low, high, color=_look(style)[0], alpha=0.13, linewidth=0)
+        rates = attacked_rates(evaluation)
+        known |= set(rates)
         doubtful = any(flag.fired for flag in evaluation.flags)
-        _line(axes, style, eps, [100 * rates[e].value for e in eps], "dashed" if doubtful else "solid")
-    for eps_main in sorted({evaluation.eps for _, evaluation in runs}):
-        axes.axvline(eps_main, color=_MUTED, linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
+        banded(axes, style, rates, "dashed" if doubtful else "solid")
+    mark_eps(axes, [evaluation.eps for _, evaluation in runs])
     classes = {len(evaluation.classes) for _, evaluation in runs}
     if len(classes) == 1 and 0 not in classes:
         chance = 100 / classes.pop()
         axes.axhline(chance, color=_MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
         axes.annotate("chance", (0, chance), xytext=(2, 3), xycoords=("axes fraction", "data"),
                       textcoords="offset points", ha="left", color=_MUTED, fontsize=9)  # fmt: skip
-    important = [0.0, *(evaluation.eps for _, evaluation in runs)]
-    letters = max(len(radius(eps)) for eps in known)
-    ticks = _thinned(sorted(known), important, gap=(0.02 + 0.0185 * letters) * (max(known) or 1.0))
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.set_xticklabels([radius(tick) for tick in ticks])
+    mark_radii(axes, known, [0.0, *(evaluation.eps for _, evaluation in runs)])
     axes.set_ylim(0, 101)
-    return _inline(name, figure, "Worst-case accuracy against the radius eps")
+    return inline(name, figure, "Worst-case accuracy against the radius eps")
 
 
 def loss_curves(name: str, runs: Sequence[tuple[int, Entries]]) -> str:
     """Return training loss against epoch for every run, or an empty string if no run recorded it."""
-    figure, axes = _canvas("epoch", "training loss")
+    figure, axes = canvas("epoch", "training loss")
     drawn = [_history(axes, style, entries, "train_loss", 1.0, "solid") for style, entries in runs]
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    return _inline(name, figure, "Training loss against the epoch") if any(drawn) else ""
+    return inline(name, figure, "Training loss against the epoch") if any(drawn) else ""
 
 
 def learning_curves(name: str, runs: Sequence[tuple[int, Entries]], with_training: bool = False) -> str:
@@ -96,38 +87,69 @@ def learning_curves(name: str, runs: Sequence[tuple[int, Entries]], with_trainin
         runs: (style number, entries of ``metrics.jsonl``).
         with_training: also draw the accuracy on training batches (dotted).
     """
-    figure, axes = _canvas("epoch", "accuracy, %")
+    figure, axes = canvas("epoch", "accuracy, %")
     lines = [("validation_accuracy", "solid"), ("validation_robust_accuracy", "dashed")]
     if with_training:
         lines.append(("train_accuracy", "dotted"))
     drawn = [_history(axes, style, entries, key, 100.0, dash) for style, entries in runs for key, dash in lines]
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylim(0, 101)
-    return _inline(name, figure, "Accuracy against the epoch") if any(drawn) else ""
+    return inline(name, figure, "Accuracy against the epoch") if any(drawn) else ""
 
 
 def draw_sweep(name: str, style: int, sweep: Sequence[SweepPoint]) -> str:
     """Return robust accuracy against the number of noise draws that the attack averages a step, on a log2 axis."""
-    figure, axes = _canvas("noise draws m a step", "robust accuracy, %")
+    figure, axes = canvas("noise draws m a step", "robust accuracy, %")
     points = sorted(sweep, key=lambda point: point.draws)
     draws = [float(point.draws) for point in points]
     low, high = [100 * point.robust.low for point in points], [100 * point.robust.high for point in points]
     axes.set_xscale("log", base=2)
-    axes.fill_between(draws, low, high, color=_look(style)[0], alpha=0.13, linewidth=0)
-    _line(axes, style, draws, [100 * point.robust.value for point in points])
+    axes.fill_between(draws, low, high, color=look(style)[0], alpha=0.13, linewidth=0)
+    line(axes, style, draws, [100 * point.robust.value for point in points])
     axes.xaxis.set_major_locator(FixedLocator(draws))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([str(point.draws) for point in points])
     axes.set_ylim(0, 101)
-    return _inline(name, figure, "Robust accuracy against the noise draws averaged a step")
+    return inline(name, figure, "Robust accuracy against the noise draws averaged a step")
 
 
-def _look(style: int) -> tuple[str, str]:
+def attacked_rates(evaluation: Evaluation) -> dict[float, Rate]:
+    """Return worst-case accuracy by radius; at 0 it is the clean one."""
+    rates = {0.0: evaluation.clean} | {point.eps: point.robust for point in evaluation.curve}
+    rates.setdefault(evaluation.eps, evaluation.worst)
+    return rates
+
+
+def banded(axes: Axes, style: int, rates: Mapping[float, Rate], dash: str = "solid") -> None:
+    """Draw rates by radius as one line with its 95 % band."""
+    eps = sorted(rates)
+    low, high = [100 * rates[e].low for e in eps], [100 * rates[e].high for e in eps]
+    axes.fill_between(eps, low, high, color=look(style)[0], alpha=0.13, linewidth=0)
+    line(axes, style, eps, [100 * rates[e].value for e in eps], dash)
+
+
+def mark_radii(axes: Axes, known: Collection[float], important: Sequence[float]) -> None:
+    """Label the horizontal axis with the known radii, as many as fit."""
+    letters = max(len(radius(eps)) for eps in known)
+    ticks = _thinned(sorted(known), important, gap=(0.02 + 0.0185 * letters) * (max(known) or 1.0))
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.set_xticklabels([radius(tick) for tick in ticks])
+
+
+def mark_eps(axes: Axes, radii: Sequence[float]) -> None:
+    """Draw an upright line at each main radius."""
+    for eps in sorted(set(radii)):
+        axes.axvline(eps, color=_MUTED, linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
+
+
+def look(style: int) -> tuple[str, str]:
+    """Return the colour and the marker of run number ``style``."""
     colour = style % len(_COLOURS)
     return _COLOURS[colour], _MARKERS[(style + style // len(_COLOURS)) % len(_MARKERS)]
 
 
-def _canvas(below: str, above: str) -> tuple[Figure, Axes]:
+def canvas(below: str, above: str) -> tuple[Figure, Axes]:
+    """Return an empty figure with a label under its horizontal axis and a headline."""
     figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72))
     FigureCanvasSVG(figure)
     axes = figure.add_axes((0.085, 0.155, 0.885, 0.735))
@@ -143,8 +165,9 @@ def _canvas(below: str, above: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _line(axes: Axes, style: int, x: Sequence[float], y: Sequence[float], dash: str = "solid") -> None:
-    colour, marker = _look(style)
+def line(axes: Axes, style: int, x: Sequence[float], y: Sequence[float], dash: str = "solid") -> None:
+    """Draw one line in the look of a run."""
+    colour, marker = look(style)
     axes.plot(x, y, color=colour, marker=marker, markersize=5.5, markeredgewidth=0, linewidth=1.8, linestyle=dash,
               markevery=max(1, len(x) // 10), clip_on=False)  # fmt: skip
 
@@ -153,7 +176,7 @@ def _history(axes: Axes, style: int, entries: Entries, key: str, scale: float, d
     found = [(entry.get("epoch", i + 1), entry.get(key)) for i, entry in enumerate(entries)]
     points = [(float(x), scale * float(y)) for x, y in found if isinstance(y, (int, float))]
     if points:
-        _line(axes, style, [x for x, _ in points], [y for _, y in points], dash)
+        line(axes, style, [x for x, _ in points], [y for _, y in points], dash)
     return bool(points)
 
 
@@ -166,7 +189,8 @@ def _thinned(values: Sequence[float], important: Sequence[float], gap: float) ->
     return sorted(kept)
 
 
-def _inline(name: str, figure: Figure, label: str) -> str:
+def inline(name: str, figure: Figure, label: str) -> str:
+    """Return a figure as SVG for the page, its ids prefixed by ``name``."""
     buffer = io.StringIO()
     silent = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):

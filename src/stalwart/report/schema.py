@@ -13,6 +13,7 @@ import pydantic
 from stalwart.core.errors import FileError, UsageError
 from stalwart.core.files import atomic, read_json
 from stalwart.evaluation.results import Evaluation, Record
+from stalwart.report.certificates import Certificates
 
 SCHEMA_VERSION = 1
 _JSON, _PAGE = "report.json", "index.html"
@@ -45,6 +46,7 @@ class RunReport(Record):
         training: the lines of ``metrics.jsonl``, one an epoch; values that are not finite become None.
         recipe: the complete recipe, with the seed.
         environment: what :func:`stalwart.report.environment` returned where the run was evaluated.
+        certificates: what is proven of the run; None where nothing was tried.
     """
 
     name: str
@@ -52,6 +54,7 @@ class RunReport(Record):
     training: Annotated[list[dict[str, Any]], pydantic.BeforeValidator(_finite)] = pydantic.Field(default_factory=list)
     recipe: Annotated[dict[str, Any] | None, pydantic.BeforeValidator(_finite)] = None
     environment: dict[str, str] = pydantic.Field(default_factory=dict)
+    certificates: Certificates | None = None
 
     @pydantic.field_validator("evaluation")
     @classmethod

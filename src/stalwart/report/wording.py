@@ -4,6 +4,22 @@ import math
 
 from stalwart.evaluation.results import Rate
 
+BOUNDS = {
+    "ibp": "IBP",
+    "crown-ibp": "CROWN-IBP",
+    "lbp": "LBP",
+    "crown-lbp": "CROWN-LBP",
+    "crown": "CROWN",
+    "alpha-crown": "α-CROWN",
+    "branch-and-bound": "complete",
+}
+"""How the literature writes the methods of certification, in the order of the table's columns."""
+
+
+def bound(method: str) -> str:
+    """Write the name of a method of certification as the literature does."""
+    return BOUNDS.get(method, method)
+
 
 def percent(share: float) -> str:
     """Write a share in [0, 1] as a percentage with one decimal, without the sign: ``0.6144`` is ``61.4``."""
