@@ -11,6 +11,9 @@ from torch import nn
 
 from stalwart.certify.branch import Branching
 from stalwart.certify.dataset import SAMPLES, SUMMARY, certify_dataset
+from stalwart.certify.domains import Bounder
+from stalwart.certify.exact import settle
+from stalwart.certify.problem import Network, Problem, optimised
 from stalwart.certify.verify import robustness_property, verify
 from stalwart.certify.violate import Descent, inside
 from stalwart.core.errors import FileError, InputError, UsageError
@@ -247,3 +250,28 @@ def test_methods_agree_on_what_is_true(data, tmp_path):
         certify_dataset(model, *data, within, 20, tmp_path / "bad", methods=("crwn",))
     with pytest.raises(UsageError):
         certify_dataset(model, *data, L2(0.1), 20, tmp_path / "bad")
+
+
+def test_an_unsafe_set_without_rows_is_the_whole_box():
+    model = nn.Linear(1, 1)
+    nothing = Conjunction(torch.zeros(0, 1, dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
+    case = Case(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64), (nothing,))
+    found = verify(model, Property(1, 1, (case,)), 5)
+    assert found.status == "falsified"
+    assert 0 <= float(found.witness) <= 1
+
+
+def test_domains_of_convolutions_without_open_neurons_are_settled():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)).double().eval()
+    network = Network.of(model, (1, 10, 10))
+    x = torch.full((100,), 0.5, dtype=torch.float64)
+    case = Case(x - 0.3, x + 0.3, prop([0.0], [1.0], ([[1.0, -1.0]], [0.0])).cases[0].unsafe)
+    problem = Problem.of(network, case, lambda points: None, time.monotonic() + 60)
+    bounder = Bounder(problem.known(optimised(1)))
+    domain = bounder.root(problem.C, problem.d)
+    for place in range(bounder.count):
+        domain = domain.split(torch.tensor([place])).take(torch.tensor([0]))
+    bound, point = settle(bounder, domain)
+    assert bounder.count > 0
+    assert (point is None) == (bound > 0)

@@ -193,7 +193,7 @@ class Rows(View):
             one = self.free[node]
             at = float(one.function.at)
             kink = float(one.function.value(torch.tensor(at, dtype=torch.float64)))
-            self.own[node] = RowLines.over(coefficients, one.usual, one.open, at, kink)
+            self.own[node] = RowLines.over(coefficients, one.usual, one.open, at, kink, one.ends)
             self.own[node].slopes.requires_grad_()
         out, added = self.own[node].passed(_each_alone(coefficients))
         if isinstance(coefficients, Patches):

@@ -180,6 +180,8 @@ def propagate(
     base = x.to(kind)
     region = Region(Interval(base, base)) if within is None else Region.around(base, within)
     if rigor == "rigorous":
+        if chosen.depth is not None or {chosen.inner, chosen.outer} - {"interval", "walk"}:
+            raise UsageError(f"rigor='rigorous' goes with 'ibp', 'crown-ibp' and 'crown', not with '{method}'.")
         rounding.check(graph)
         if weights is not None or region.within is not None:
             raise UsageError(

@@ -37,8 +37,18 @@ class RowLines:
     kink: float
 
     @staticmethod
-    def over(coefficients: Tensor | Patches, usual: Lines, free: Tensor, at: float, kink: float) -> "RowLines":
-        """Return lines for the rows of a walk that begin with the slopes of ``usual``."""
+    def over(
+        coefficients: Tensor | Patches,
+        usual: Lines,
+        free: Tensor,
+        at: float,
+        kink: float,
+        ends: tuple[float, float],
+    ) -> "RowLines":
+        """Return lines for the rows of a walk that begin with the slopes of ``usual`` or the nearest between the ends.
+
+        A line through the kink with a slope beyond its ends, as that of a constant one may be, would not be sound.
+        """
         parts = [usual.lower_slope, usual.lower_intercept, usual.upper_slope, usual.upper_intercept, free]
         parts = [part.detach() for part in parts]
         if isinstance(coefficients, Patches):
@@ -47,7 +57,7 @@ class RowLines:
             parts = [part.expand(len(coefficients), *part.shape[1:]).contiguous() for part in parts]
         rows = 1 if isinstance(coefficients, Patches) else coefficients.shape[1]
         slopes = parts[0].unsqueeze(1).repeat(1, rows, *[1] * (parts[0].dim() - 1))
-        return RowLines(Lines(*parts[:4]), parts[4], slopes, at, kink)
+        return RowLines(Lines(*parts[:4]), parts[4], slopes.clamp_(*ends), at, kink)
 
     def passed(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Return what coefficients [B, S, ...] become, and what they add to the constants [B, S]."""

@@ -77,6 +77,8 @@ class Boxes:
                 bounds, slopes = self._bounds(low, high)
             except OutOfTime:
                 return Outcome("timeout", float(worst.min()), None, self.bounded, "the time is up")
+            if not self.bounded and bounds.isnan().any():
+                return Outcome("unknown", -torch.inf, None, 1, "bounds are not a number: weights or values overflow")
             self.bounded += len(low)
             mine = mine & ~proven(bounds)
             value = torch.where(mine, bounds, torch.inf).nan_to_num(-torch.inf, torch.inf).amin(1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from stalwart.bounds.alpha import Adam, Ascent, Chosen, Free, free_nodes
 from stalwart.bounds.backward import BackwardWalk, lower_bound
 from stalwart.bounds.lines import Lines
+from stalwart.bounds.patches import Patches
 from stalwart.bounds.propagation import Propagation
 from stalwart.bounds.rules.base import batched_arguments
 from stalwart.graph import Node
@@ -312,6 +313,8 @@ class _Watched(dict[Node, Any]):
     def pop(self, key: Node, default: Any = None) -> Any:
         found = super().pop(key, default)
         if key in self.nodes and found is not None:
+            if isinstance(found, Patches):
+                found = found.dense()
             # Compiled loops overwrite what they are given.
             self.seen[key] = found.detach().clone()
         return found

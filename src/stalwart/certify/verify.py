@@ -17,7 +17,7 @@ from stalwart.bounds.alpha import Ascent
 from stalwart.certify.boxes import Boxes, Halving, varying
 from stalwart.certify.branch import Branching, Outcome, Search
 from stalwart.certify.problem import Network, OutOfTime, Problem, optimised, proven
-from stalwart.certify.violate import Descent, descend
+from stalwart.certify.violate import Descent, descend, inside
 from stalwart.core.checks import check_images, check_labels
 from stalwart.core.errors import InputError
 from stalwart.core.numbers import require
@@ -97,6 +97,10 @@ def verify(
         )
     network = Network.of(module, shape)
     judge = _judge(network, wanted, session)
+    for case in wanted.cases:
+        # An unsafe set without rows holds every output, so that any input of the box is a counterexample.
+        if any(len(one.d) == 0 for one in case.unsafe):
+            return _anywhere(network, case, judge, begun)
     problems = [Problem.of(network, case, judge, begun + timeout) for case in wanted.cases]
     run = _Run(problems, seed, descent or Descent(), halving or Halving(), branching or Branching())
     outcome = run.outcome()
@@ -133,6 +137,20 @@ def robustness_property(x: Tensor, y: int, within: ThreatSet, classes: int) -> P
         Conjunction((eye[y] - eye[j])[None], torch.zeros(1, dtype=torch.float64)) for j in range(classes) if j != y
     )
     return Property(x.numel(), classes, (Case(lower.flatten(), upper.flatten(), unsafe),))
+
+
+def _anywhere(network: Network, case: Case, judge: Callable[[Tensor], int | None], begun: float) -> Verdict:
+    x = inside(((case.lower + case.upper) / 2).float()[None], case)
+    found = judge(x) is not None
+    seconds = time.monotonic() - begun
+    if not found:
+        return Verdict(
+            "unknown", -torch.inf, None, None, 0, seconds, "no float32 lies in the box, all of which is unsafe"
+        )
+    x = x.unflatten(1, network.shape)
+    with torch.no_grad():
+        y = network.double(x.double())
+    return Verdict("falsified", -torch.inf, x[0], y[0], 0, seconds)
 
 
 def _judge(network: Network, wanted: Property, session: OnnxSession | None) -> Callable[[Tensor], int | None]:

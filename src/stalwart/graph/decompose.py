@@ -11,17 +11,21 @@ from torch.nn import functional as F
 
 def softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """1 / Σ_j exp(x_j - x_i): differences keep correlations that exp(x) / Σ exp(x) loses, and the sum is at least 1."""
-    axis = dim % x.dim()
-    last = x.movedim(axis, -1) if axis != x.dim() - 1 else x
-    others = 1 - torch.eye(last.shape[-1], dtype=x.dtype, device=x.device)
-    total = torch.exp((last.unsqueeze(-2) - last.unsqueeze(-1)) * others).sum(-1)
-    out = torch.reciprocal(total)
-    return out.movedim(-1, axis) if axis != x.dim() - 1 else out
+    return torch.reciprocal(_total(x, dim))
 
 
 def log_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """-log Σ_j exp(x_j - x_i)."""
-    return -torch.log(torch.reciprocal(softmax(x, dim)))
+    return -torch.log(_total(x, dim))
+
+
+def _total(x: Tensor, dim: int) -> Tensor:
+    """Σ_j exp(x_j - x_i)."""
+    axis = dim % x.dim()
+    last = x.movedim(axis, -1) if axis != x.dim() - 1 else x
+    others = 1 - torch.eye(last.shape[-1], dtype=x.dtype, device=x.device)
+    out = torch.exp((last.unsqueeze(-2) - last.unsqueeze(-1)) * others).sum(-1)
+    return out.movedim(-1, axis) if axis != x.dim() - 1 else out
 
 
 def layer_norm(

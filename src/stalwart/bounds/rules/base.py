@@ -84,9 +84,11 @@ class Rule:
 
     Attributes:
         relaxed: whether the rule encloses a nonlinear operator, so that tighter intervals of its parents make it tighter.
+        options: keyword arguments of the operator that the rule heeds; None for all, where it runs the operator itself.
     """
 
     relaxed: ClassVar[bool] = False
+    options: ClassVar[frozenset[str] | None] = frozenset()
 
     def interval(self, node: Node, view: View) -> Interval:
         """Return an interval of the node's value from those of its parents."""

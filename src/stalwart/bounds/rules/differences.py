@@ -1,4 +1,4 @@
-"""x - y, where either may be fixed."""
+"""x - y, and x + y with a negative factor, where either may be fixed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,19 +13,23 @@ from stalwart.graph import Node
 
 
 class Difference(Rule):
-    """x - alpha y."""
+    """x - alpha y with any alpha."""
+
+    options = frozenset({"alpha"})
 
     def _operands(self, node: Node) -> tuple[Any, Any, float]:
         x, y = node.args[:2]
         if node.op == "rsub":
             x, y = y, x
-        return x, y, float(node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1))
+        alpha = float(node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1))
+        return x, y, -alpha if node.op == "add" else alpha
 
     def interval(self, node: Node, view: View) -> Interval:
         """Subtract opposite ends."""
         x, y, alpha = self._operands(node)
         a, b = _ends(x, view), _ends(y, view)
-        return Interval(a.lower - alpha * b.upper, a.upper - alpha * b.lower)
+        most, least = (b.upper, b.lower) if alpha >= 0 else (b.lower, b.upper)
+        return Interval(a.lower - alpha * most, a.upper - alpha * least)
 
     def backward(self, node: Node, coefficients: Tensor, walk: Walk) -> None:
         """Hand the coefficients on, negated to y."""
@@ -42,6 +46,8 @@ class Difference(Rule):
         """Subtract opposite sides."""
         x, y, alpha = self._operands(node)
         a, b = _sides(x, forms, view), _sides(y, forms, view)
+        if alpha < 0:
+            b = Forms(b.upper_slope, b.upper, b.lower_slope, b.lower)
         return Forms(
             a.lower_slope - alpha * b.upper_slope,
             a.lower - alpha * b.upper,

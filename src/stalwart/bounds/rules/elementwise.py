@@ -26,6 +26,15 @@ def _argument(node: Node, view: View, position: int, name: str, default: Any) ->
     return view.fixed(node.args[position] if len(node.args) > position else node.kwargs.get(name, default))
 
 
+def _other(node: Node, view: View) -> Any:
+    """Return the operand that does not depend on the input."""
+    (parent,) = batched_arguments(node)
+    value = view.fixed(next(one for one in node.args[:2] if one is not parent))
+    if node.shape != parent.shape:
+        raise InputError(f"{node.where}: the fixed operand must not be larger than the other, {list(parent.shape)}.")
+    return value
+
+
 def _power(node: Node, view: View) -> tuple[str, dict[str, Any]]:
     exponent = view.fixed(node.args[1])
     if isinstance(exponent, Tensor):
@@ -65,6 +74,8 @@ _BUILDERS: dict[str, Callable[[Node, View], tuple[str, dict[str, Any]]]] = {
         "softplus",
         {"beta": float(_argument(n, v, 1, "beta", 1.0)), "threshold": float(_argument(n, v, 2, "threshold", 20.0))},
     ),
+    "maximum": lambda n, v: ("clamp", {"low": _other(n, v), "high": None}),
+    "minimum": lambda n, v: ("clamp", {"low": None, "high": _other(n, v)}),
     "pow": _power,
     "elu": _elu,
     "heaviside": _heaviside,
@@ -82,6 +93,10 @@ class Function(Rule):
     """y_i = σ(x_i)."""
 
     relaxed = True
+    options = frozenset(
+        {"negative_slope", "weight", "min", "max", "min_val", "max_val", "approximate", "beta", "threshold", "alpha"}
+        | {"scale", "input_scale", "values"}
+    )
 
     def interval(self, node: Node, view: View) -> Interval:
         """Return the function's own interval."""

@@ -20,6 +20,7 @@ class Largest(Rule):
     """
 
     relaxed = True
+    options = frozenset({"dim", "keepdim"})
 
     def interval(self, node: Node, view: View) -> Interval:
         """Apply the operator to both ends."""

@@ -14,6 +14,8 @@ from stalwart.graph import Node
 class Move(Rule):
     """f(x_1, ..., x_k) = Σ M_i x_i + c with entries of all M_i at least 0: each end of the result comes from the same ends."""
 
+    options = None
+
     def interval(self, node: Node, view: View) -> Interval:
         """Apply the operator to both ends."""
         parents = batched_arguments(node)

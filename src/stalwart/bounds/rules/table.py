@@ -14,6 +14,7 @@ _MOVES = (
     *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"),
 )
 _COPIES = ("clone", "alias", "contiguous", "detach", "to", "dropout", "lift_fresh_copy", "feature_dropout")
+_FUNCTION = "stalwart.bounds.rules.elementwise:Function"
 _FUNCTIONS = (
     *("relu", "leaky_relu", "prelu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "abs", "sign"),
     *("sigmoid", "tanh", "gelu", "silu", "softplus", "exp", "log", "sqrt", "reciprocal", "square", "pow"),
@@ -24,7 +25,7 @@ _MAXIMA = ("max_pool1d", "max_pool2d", "max_pool3d", "amax")
 RULES: dict[str, str] = {
     **dict.fromkeys(_MOVES, "stalwart.bounds.rules.moves:Move"),
     **dict.fromkeys(_COPIES, "stalwart.bounds.rules.moves:Same"),
-    **dict.fromkeys(_FUNCTIONS, "stalwart.bounds.rules.elementwise:Function"),
+    **dict.fromkeys(_FUNCTIONS, _FUNCTION),
     **dict.fromkeys(_MAXIMA, "stalwart.bounds.rules.maxima:Largest"),
     "reshape": "stalwart.bounds.rules.moves:Reshape",
     "add": "stalwart.bounds.rules.moves:Add",
@@ -65,11 +66,23 @@ def rule_of(node: Node) -> Rule:
         name = _PRODUCTS[node.op][len([one for one in node.args[:2] if isinstance(one, Node) and one.batched]) - 1]
     elif node.op == "div" and isinstance(node.args[1], Node) and node.args[1].batched:
         name = None
+    elif node.op == "add" and node.kwargs.get("alpha", 1) < 0:
+        name = RULES["sub"]
+    elif node.op in ("maximum", "minimum") and not all(isinstance(one, Node) and one.batched for one in node.args[:2]):
+        name = _FUNCTION
     if name is None:
         raise InputError(f"bounds have no rule for {node.where}.{suggest(node.op, RULES)}")
+    if name == _FUNCTION and len({one for one in node.parents if one.batched}) > 1:
+        raise InputError(f"bounds have no rule for {node.where} with two operands that depend on the input.")
+    if node.op == "pow" and not isinstance(node.args[0], Node):
+        raise InputError(f"bounds have no rule for {node.where} with an exponent that depends on the input; use exp.")
     if name not in _MADE:
         _MADE[name] = lookup("rule", {name: name}, name)()
-    return _MADE[name]
+    rule = _MADE[name]
+    unread = () if rule.options is None else node.kwargs.keys() - rule.options
+    if unread:
+        raise InputError(f"bounds do not know the option {', '.join(sorted(unread))} of {node.where}.")
+    return rule
 
 
 def unsupported(graph: Graph) -> list[Node]:

@@ -143,6 +143,8 @@ def _each(value: Any, axes: int) -> tuple[int, ...]:
 class Convolution(Weighted):
     """A convolution of one, two or three axes with any stride, padding, dilation and groups."""
 
+    options = frozenset({"bias", "stride", "padding", "output_padding", "groups", "dilation"})
+
     def weight(self, node: Node, view: View) -> Any:
         """Return the kernel [C_out, C_in / groups, ...]."""
         return view.fixed(node.args[1])
@@ -268,6 +270,8 @@ def _explicit(padding: str, kernel: Any, dilation: tuple[int, ...]) -> tuple[int
 
 class TransposedConvolution(Weighted):
     """A transposed convolution of one, two or three axes."""
+
+    options = frozenset({"bias", "stride", "padding", "output_padding", "groups", "dilation"})
 
     def weight(self, node: Node, view: View) -> Any:
         """Return the kernel [C_in, C_out / groups, ...]."""
