@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
 
-.PHONY: demo test lint types layers unit format reproduce-wca reproduce-fashion-mnist fuzz-bounds bench clean
+.PHONY: demo test lint types layers unit format reproduce-wca reproduce-fashion-mnist reproduce-certified fuzz-bounds bench clean
 
 demo: $(SETUP)
 	$(BIN)/stalwart demo --out demo
@@ -38,6 +38,9 @@ reproduce-wca: $(SETUP)
 
 reproduce-fashion-mnist: $(SETUP)
 	bash reproductions/fashion_mnist.sh runs
+
+reproduce-certified: $(SETUP)
+	$(BIN)/python reproductions/certified.py --out runs/certified
 
 # Ten thousand random networks, for hours; any point outside its bounds fails.
 fuzz-bounds: $(SETUP)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stalwart.bounds.backward import BackwardWalk, at_entries, entries, lower_bound
+from stalwart.bounds.backward import BackwardWalk, at_entries, entries, in_chunks, lower_bound
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import Lines
 from stalwart.bounds.patches import Patches
@@ -303,14 +303,12 @@ def _ascended(known: Propagation, node: Node, wanted: Tensor, held: Interval, ho
     order = flat.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
     free = free_nodes(known, node)
     lower, upper = held.lower.flatten(1).clone(), held.upper.flatten(1).clone()
-    # How many numbers a row needs shows in a first, small chunk.
-    begun, step = 0, max(1, 32 // len(flat))
-    while begun < count:
-        rows = order[:, begun : begun + step]
+
+    def bound(rows: Tensor) -> tuple[Tensor, int]:
+        return ascend(known, at_entries(known, node, rows), free, how)
+
+    for rows, found in in_chunks(order, _CHUNK_BYTES // lower.element_size(), bound):
         size = rows.shape[1]
-        found, numbers = ascend(known, at_entries(known, node, rows), free, how)
         lower.scatter_(1, rows, torch.maximum(lower.gather(1, rows), found[:, :size]))
         upper.scatter_(1, rows, torch.minimum(upper.gather(1, rows), -found[:, size:]))
-        begun += size
-        step = max(1, _CHUNK_BYTES // (2 * len(flat) * numbers * held.lower.element_size()))
     return Interval(lower.reshape(held.lower.shape), upper.reshape(held.upper.shape))

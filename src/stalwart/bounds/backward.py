@@ -4,7 +4,8 @@ Lower bounds only: an upper bound of <c, z> is minus the lower bound of <-c, z>.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from stalwart.bounds.propagation import Propagation
 from stalwart.bounds.rules.base import Forms, View, Walk, dot
 from stalwart.bounds.rules.table import rule_of
 from stalwart.graph import Node
+
+Found = TypeVar("Found")
 
 _CHUNK_BYTES = 16 << 20
 """Coefficients of this size stay in the cache; larger tensors are slower by far (see docs/architecture.md)."""
@@ -157,24 +160,44 @@ def entries(
         return held
     # Every sample gets as many rows as the neediest one; the rest of another one's rows are entries that need none.
     order = flat.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
-    # How many coefficients a row needs shows in a first, small chunk.
-    step = max(1, 32 // len(order))
     lower, upper = held.lower.flatten(1), held.upper.flatten(1)
-    begun = 0
-    while begun < count:
+    for rows, found in in_chunks(
+        order, _CHUNK_BYTES // lower.element_size(), lambda one: _entries(known, node, one, depth, end)
+    ):
+        lower = lower.scatter(1, rows, torch.where(flat.gather(1, rows), found.lower, lower.gather(1, rows)))
+        upper = upper.scatter(1, rows, torch.where(flat.gather(1, rows), found.upper, upper.gather(1, rows)))
+    return Interval(lower.reshape(held.lower.shape), upper.reshape(held.upper.shape))
+
+
+def in_chunks(
+    order: Tensor, budget: int, bound: Callable[[Tensor], tuple[Found, int]]
+) -> Iterator[tuple[Tensor, Found]]:
+    """Yield the columns of ``order`` [B, S] in chunks, each with what ``bound`` finds for both ends of its entries.
+
+    Chunks that do not fit in memory are halved.
+
+    Args:
+        order: flat places of entries.
+        budget: how many numbers the rows of a chunk may take together.
+        bound: returns what was found, and how many numbers a row took.
+
+    Raises:
+        RuntimeError, MemoryError: even one entry does not fit.
+    """
+    # How many numbers a row needs shows in a first, small chunk.
+    begun, step = 0, max(1, 32 // len(order))
+    while begun < order.shape[1]:
         rows = order[:, begun : begun + step]
         try:
-            found, heaviest = _entries(known, node, rows, depth, end)
+            found, numbers = bound(rows)
         except (RuntimeError, MemoryError) as problem:
             if step == 1 or not out_of_memory(problem):
                 raise
             step = max(1, step // 2)
             continue
-        lower = lower.scatter(1, rows, torch.where(flat.gather(1, rows), found.lower, lower.gather(1, rows)))
-        upper = upper.scatter(1, rows, torch.where(flat.gather(1, rows), found.upper, upper.gather(1, rows)))
+        yield rows, found
         begun += rows.shape[1]
-        step = max(1, _CHUNK_BYTES // (2 * len(order) * heaviest * held.lower.element_size()))
-    return Interval(lower.reshape(held.lower.shape), upper.reshape(held.upper.shape))
+        step = max(1, budget // (2 * len(order) * numbers))
 
 
 def _entries(known: Propagation, node: Node, rows: Tensor, depth: int | None, end: str) -> tuple[Interval, int]:
