@@ -247,3 +247,13 @@ def test_methods_agree_on_what_is_true(data, tmp_path):
         certify_dataset(model, *data, within, 20, tmp_path / "bad", methods=("crwn",))
     with pytest.raises(UsageError):
         certify_dataset(model, *data, L2(0.1), 20, tmp_path / "bad")
+
+
+def test_verdicts_of_a_model_with_other_options_are_not_resumed(data, tmp_path):
+    lin, last = nn.Linear(25, 4), nn.Linear(4, 3)
+    x, y = data
+    first, other = (nn.Sequential(nn.Flatten(), lin, nn.LeakyReLU(slope), last) for slope in (0.01, 5.0))
+    certify_dataset(first, x, y, Linf(0.01), 20, tmp_path, methods=("ibp",))
+    certify_dataset(first, x, y, Linf(0.01), 20, tmp_path, methods=("ibp",))
+    with pytest.raises(UsageError, match="another model"):
+        certify_dataset(other, x, y, Linf(0.01), 20, tmp_path, methods=("ibp",))
