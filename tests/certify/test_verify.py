@@ -275,3 +275,13 @@ def test_domains_of_convolutions_without_open_neurons_are_settled():
     bound, point = settle(bounder, domain)
     assert bounder.count > 0
     assert (point is None) == (bound > 0)
+
+
+def test_verdicts_of_a_model_with_other_options_are_not_resumed(data, tmp_path):
+    lin, last = nn.Linear(25, 4), nn.Linear(4, 3)
+    x, y = data
+    first, other = (nn.Sequential(nn.Flatten(), lin, nn.LeakyReLU(slope), last) for slope in (0.01, 5.0))
+    certify_dataset(first, x, y, Linf(0.01), 20, tmp_path, methods=("ibp",))
+    certify_dataset(first, x, y, Linf(0.01), 20, tmp_path, methods=("ibp",))
+    with pytest.raises(UsageError, match="another model"):
+        certify_dataset(other, x, y, Linf(0.01), 20, tmp_path, methods=("ibp",))

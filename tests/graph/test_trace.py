@@ -124,3 +124,100 @@ def test_a_nodes_module_is_named():
     relu = next(node for node in graph.nodes if node.op == "relu")
     assert relu.path == "0.1"
     assert relu.where == "'relu' in module '0.1'"
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.k, self.fixed, self.function = 1.0, torch.ones(3), F.relu
+
+    def forward(self, x):
+        return self.function(self.k * x * self.fixed)
+
+
+def test_no_stale_graph_after_an_attribute_changes():
+    model, x = Scaled(), torch.rand(2, 3, generator=generator(0)) - 0.5
+    first = trace(model, x)
+    assert trace(model, x) is first
+    for name, value in [("k", 5.0), ("fixed", torch.arange(3.0)), ("function", torch.tanh), ("k", -0.0)]:
+        setattr(model, name, value)
+        assert torch.allclose(run(trace(model, x), model, x), model(x)), name
+    model.k = 2.0
+    model.fixed.data.mul_(2)
+    assert torch.allclose(run(trace(model, x), model, x), model(x))
+
+
+def test_no_stale_graph_after_an_option_that_repr_hides_changes():
+    model, x = nn.Sequential(nn.AvgPool2d(2, padding=1), nn.Flatten()), torch.rand(2, 1, 4, 4)
+    trace(model, x)
+    model[0].count_include_pad = False
+    assert torch.allclose(run(trace(model, x), model, x), model(x))
+
+
+def test_a_module_without_a_key_is_traced_anew():
+    model, x = Scaled(), torch.rand(2, 3)
+    model.other = object()
+    assert trace(model, x) is not trace(model, x)
+
+
+class Calls(nn.Module):
+    def __init__(self, function, width=4):
+        super().__init__()
+        self.lin, self.function = nn.Linear(3, width), function
+
+    def forward(self, x):
+        return self.function(self.lin(x))
+
+
+MIXERS = [
+    ("flip", lambda z: z.flip(0)),
+    ("cumsum", lambda z: z.cumsum(0)),
+    ("roll", lambda z: torch.roll(z, 1, 0)),
+    ("roll", lambda z: torch.roll(z, 1)),
+    ("div", lambda z: z / z.shape[0]),
+    ("index", lambda z: z[torch.arange(len(z)).flip(0)]),
+    ("sort", lambda z: z.sort(0).values),
+    ("softmax", lambda z: torch.softmax(z, 0)),
+    ("mean", lambda z: z - z.mean(0)),
+    ("expand|batch", lambda z: z.sum(0)),
+    ("batch", lambda z: z.t() @ z),
+    ("norm", lambda z: F.batch_norm(z, None, None, training=True)),
+]
+
+
+@pytest.mark.parametrize(("name", "mixer"), MIXERS)
+@pytest.mark.parametrize("width", [1, 13, 101])
+def test_a_module_that_mixes_samples_is_refused(name, mixer, width):
+    state = torch.get_rng_state()
+    model = Calls(mixer, width)
+    with pytest.raises(InputError, match="batch") as caught:
+        trace(model, torch.rand(2, 3))
+    assert "module" in str(caught.value)
+    torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize("width", [13, 101, 103])
+def test_features_as_many_as_a_traced_batch(width):
+    model, x = Calls(lambda z: z.flip(1).cumsum(1) + z.tanh(), width), torch.rand(2, 3)
+    assert torch.allclose(run(trace(model, x), model, x), model(x), atol=1e-5)
+
+
+def test_tracing_leaves_random_state_alone():
+    model, before = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)), torch.get_rng_state()
+    trace(model, torch.zeros(2, 3))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_description_tells_options_and_wiring_apart():
+    x = torch.zeros(2, 3)
+    functions = [
+        lambda z: F.leaky_relu(z, 0.01),
+        lambda z: F.leaky_relu(z, 5.0),
+        lambda z: z - 2 * z,
+        lambda z: 2 * z - z,
+    ]
+    functions += [lambda z: z + torch.tensor([1.0]), lambda z: z + torch.tensor([2.0])]
+    texts = ["\n".join(trace(Calls(function), x).describe()) for function in functions]
+    assert len(set(texts)) == len(functions)
+    assert "\n".join(trace(Calls(functions[0]), x).describe()) == texts[0]
+    assert "0x" not in "".join(texts)

@@ -22,6 +22,7 @@ from stalwart.core.errors import FileError, UsageError
 from stalwart.core.files import read_bytes, require_writable, write_json, write_text
 from stalwart.core.numbers import require
 from stalwart.core.progress import Advance, silent
+from stalwart.graph import trace
 from stalwart.sets import Linf, ThreatSet
 
 SAMPLES, SUMMARY = "verified.jsonl", "verified.json"
@@ -104,9 +105,10 @@ def certify_dataset(
     check_images(x, within.low, within.high)
     check_labels(y, len(x))
     path = require_writable(folder) / SAMPLES
-    rows = _resume(path, _head(model, x, y, within, methods, timeout, seed))
+    double = copy.deepcopy(model).double().eval().requires_grad_(False)
+    program = trace(double, x[:1].double()).describe()
+    rows = _resume(path, _head(model, program, x, y, within, methods, timeout, seed))
     if len(rows) < len(x):
-        double = copy.deepcopy(model).double().eval().requires_grad_(False)
         for begun in range(len(rows), len(x), _BATCH):
             batch = torch.arange(begun, min(begun + _BATCH, len(x)))
             for row in _certified(double, x[batch], y[batch], begun, _part(within, batch), timeout, methods, seed):
@@ -202,9 +204,16 @@ def _summary(rows: list[dict[str, Any]]) -> VerifiedSummary:
 
 
 def _head(
-    model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, methods: Sequence[str], timeout: float | int, seed: int
+    model: nn.Module,
+    program: list[str],
+    x: Tensor,
+    y: Tensor,
+    within: ThreatSet,
+    methods: Sequence[str],
+    timeout: float | int,
+    seed: int,
 ) -> dict[str, Any]:
-    digest = hashlib.sha256(type(model).__qualname__.encode())
+    digest = hashlib.sha256("\n".join([type(model).__qualname__, *program, ""]).encode())
     for name, tensor in [*model.named_parameters(), *model.named_buffers(), ("x", x), ("y", y)]:
         digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

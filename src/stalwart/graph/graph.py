@@ -1,5 +1,6 @@
 """The graph: operators in the order of their evaluation, parameters read live from the module at each use."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,6 +104,27 @@ class Graph:
                 values[node] = evaluate(node, values.__getitem__, dtype)
         return values
 
+    def describe(self) -> list[str]:
+        """Return one line a node, in order: what it computes, and from which nodes. Names and devices are left out.
+
+        Two graphs with the same lines compute the same function of the same input and parameters.
+        """
+        place = {node: number for number, node in enumerate(self.nodes)}
+        lines = []
+        for node in self.nodes:
+            target = getattr(node.target, "__qualname__", "") if callable(node.target) else ""
+            if isinstance(node.target, torch._ops.OpOverload):
+                target = str(node.target)
+            parts = [node.op, target, *[_text(one, place) for one in node.args]]
+            parts += [f"{key}={_text(value, place)}" for key, value in sorted(node.kwargs.items())]
+            if node.op == "parameter":
+                constant = self.constants.get(node.name)
+                parts.append(self.sources.get(node.name, "") if constant is None else _digest(constant))
+            # A state made for the traced batch has its size in its shape, which its arguments no longer have.
+            shape = f" -> {list(node.shape)}" if node.batched or node.op == "parameter" else ""
+            lines.append(f"{' '.join(parts)}{shape}{' batched' if node.batched else ''}")
+        return [*lines, f"output {_text(self.output, place)}"]
+
     def ancestors(self, node: Node) -> set[Node]:
         """Return the nodes that depend on the input and that ``node`` depends on, itself included."""
         found: set[Node] = set()
@@ -129,6 +151,19 @@ def _filled(value: Any, value_of: Callable[[Node], Any]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_filled(one, value_of) for one in value)
     return value
+
+
+def _text(value: Any, place: Mapping[Node, int]) -> str:
+    if isinstance(value, Node):
+        return f"%{place[value]}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_text(one, place) for one in value)}]"
+    return "device" if isinstance(value, torch.device) else repr(value)
+
+
+def _digest(constant: Tensor) -> str:
+    content = constant.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    return f"{constant.dtype}:{hashlib.sha256(content).hexdigest()}"
 
 
 def _attribute(model: nn.Module, name: str) -> Tensor:

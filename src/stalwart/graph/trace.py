@@ -13,9 +13,14 @@ from stalwart.core.errors import InputError
 from stalwart.core.modes import evaluating
 from stalwart.graph.decompose import DECOMPOSITIONS
 from stalwart.graph.graph import Graph, Node
+from stalwart.graph.key import structure
+from stalwart.graph.samples import require_separate, require_size_free
 
-_BATCH = 13
-"""The batch that modules are traced with: a size that is easily told from other sizes."""
+_BATCHES = (101, 103)
+"""The batches that modules are traced with; what differs between the two graphs depends on the size of the batch."""
+
+_KEPT = 8
+"""Graphs kept for one module; the oldest goes first."""
 
 _CACHE: weakref.WeakKeyDictionary[nn.Module, dict[Any, Graph]] = weakref.WeakKeyDictionary()
 _RESHAPES = {"view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_copy"}
@@ -27,18 +32,36 @@ _ALIASES = {"t": "transpose", "_to_copy": "to", "convolution": "convolution"}
 def trace(model: nn.Module, x: Tensor) -> Graph:
     """Return the graph of ``model`` in evaluation mode for inputs like x [B, ...]; traced once per structure and shape.
 
+    A module with attributes that :func:`stalwart.graph.key.structure` has no key for is traced anew each time.
+
     Raises:
         InputError: torch.export cannot trace the module, it has more than one output, or it mixes samples of a batch.
     """
+    known = structure(model)
+    if known is None:
+        return _checked(model, x)
     kept = _CACHE.setdefault(model, {})
-    key = (repr(model), tuple(x.shape[1:]), x.dtype, x.device)
+    key = (known, tuple(x.shape[1:]), x.dtype, x.device)
     if key not in kept:
-        kept[key] = _trace(model, x)
+        graph = _checked(model, x)
+        # Attributes that tracing itself set, such as a count of calls, belong to the next call's key.
+        if structure(model) == known:
+            while len(kept) >= _KEPT:
+                del kept[next(iter(kept))]
+            kept[key] = graph
+        return graph
     return kept[key]
 
 
-def _trace(model: nn.Module, x: Tensor) -> Graph:
-    example = x.detach()[:1].expand(_BATCH, *x.shape[1:]).contiguous()
+def _checked(model: nn.Module, x: Tensor) -> Graph:
+    graph, other = (_trace(model, x, batch) for batch in _BATCHES)
+    require_size_free(graph, other)
+    require_separate(graph, model)
+    return graph
+
+
+def _trace(model: nn.Module, x: Tensor, batch: int) -> Graph:
+    example = x.detach()[:1].expand(batch, *x.shape[1:]).contiguous()
     with evaluating(model), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
@@ -49,7 +72,7 @@ def _trace(model: nn.Module, x: Tensor) -> Graph:
                 f"the model cannot be traced by torch.export: {_first_line(problem)}. Bounds need a module whose forward is "
                 "made of torch operators without branches that depend on values."
             ) from problem
-    return _Reader(program).graph()
+    return _Reader(program, batch).graph()
 
 
 def _first_line(problem: Exception) -> str:
@@ -60,8 +83,9 @@ def _first_line(problem: Exception) -> str:
 class _Reader:
     """Turns an exported program into nodes that do not know the size of the batch they were traced with."""
 
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, batch: int) -> None:
         self.program = program
+        self.batch = batch
         self.made: dict[str, Node] = {}
         self.pieces: dict[str, tuple[Node, list[tuple[int, int, int | None]]]] = {}
         self.nodes: list[Node] = []
@@ -109,14 +133,14 @@ class _Reader:
         if name in _MAKERS and not batched:
             # A state made for the traced batch; of one row it fits every batch.
             sizes = 1 if name.startswith("new_") else 0
-            if args[sizes] and args[sizes][0] == _BATCH:
+            if args[sizes] and args[sizes][0] == self.batch:
                 args = (*args[:sizes], [1, *args[sizes][1:]], *args[sizes + 1 :])
         if batched:
             shape = self._shape(raw)
             if name == "_native_batch_norm_legit_no_training":
                 self._keep(raw, "batch_norm", torch.ops.aten.batch_norm.default, _batch_norm(args), {}, True)
                 return
-            if shape is None or shape[0] != _BATCH:
+            if shape is None or shape[0] != self.batch:
                 raise InputError(
                     f"'{name}' in module '{path}' moves or merges the batch axis (its result has shape {shape}); bounds need "
                     "axis 0 to be the batch everywhere."
