@@ -243,7 +243,7 @@ def _room(known: Propagation, method: Method) -> int:
     """
     sizes = {node: math.prod(node.shape) for node in known.graph.nodes if node.batched}
     inputs = sizes[known.graph.input]
-    if method.inner == "walk" and method.depth is None:
+    if method.inner in ("walk", "ascent") and method.depth is None:
         rows, touched, before = 0, 0, 0
         for node, size in sizes.items():
             before += size

@@ -60,5 +60,7 @@ def ranks(device: str | None = None) -> Iterator[Ranks]:
         rank = distributed.get_rank()
         with shard(rank, world):
             yield Ranks(rank, world, chosen)
+        # Nobody leaves while another still talks to it.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
