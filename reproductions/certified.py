@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 import stalwart as sw
 from stalwart.bounds.methods import propagate
+from stalwart.certify.neurons import neuron_status, together
 from stalwart.cli.memory import keep_memory
-from stalwart.models.param_ramp import ParamRamp
 from stalwart.recipes import load_recipe, runs
 
 MLPS: dict[str, tuple[str, tuple[str, ...], float]] = {
@@ -57,23 +57,18 @@ def measured(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Row:
     """Return the errors of a model on some inputs and the states of its neurons over their boxes."""
     within = sw.Linf(eps)
     wrong = {"clean": (model(x).argmax(1) != y).sum()} | {name: torch.tensor(0) for name in WALKS}
-    states: list[dict[str, float]] = []
+    parts, states = [], []
     for begun in range(0, len(x), _BATCH):
         part, labels = x[begun : begun + _BATCH], y[begun : begun + _BATCH]
         for name, (method, strategy) in WALKS.items():
             margin = sw.margin_bound(model, part, labels, within=within, method=method, strategy=strategy)
             # NaN proves nothing.
             wrong[name] = wrong[name] + (~(margin > 0)).sum()
-        for at, (path, known) in enumerate(propagate(model, part, within, "ibp").activations):
-            module = model.get_submodule(path)
-            end = module.length if isinstance(module, ParamRamp) else torch.inf
-            low, high = known.lower, known.upper
-            open_ = ((low < 0) & (high > 0)) | ((low < end) & (high > end))
-            shares = {"dead": high <= 0, "unstable": open_, "right-dead": low >= end}
-            if len(states) <= at:
-                states.append(dict.fromkeys(shares, 0.0))
-            for name, state in shares.items():
-                states[at][name] += 100 * float(state.float().mean()) * len(part) / len(x)
+        parts.append(neuron_status(propagate(model, part, within, "ibp")))
+    for layer in together(parts):
+        shares = {name: 100 * count / (layer.neurons * len(x)) for name, count in layer.counts.items()}
+        open_ = shares["unstable"] + shares.get("right-unstable", 0.0)
+        states.append({"dead": shares["dead"], "unstable": open_, "right-dead": shares.get("right-dead", 0.0)})
     return Row(eps, {name: 100 * float(count) / len(x) for name, count in wrong.items()}, states)
 
 

@@ -39,7 +39,7 @@ def settle(bounder: Bounder, domain: Domains) -> tuple[float, Tensor | None]:
     # sign * (planes x + offsets) >= 0, and rows x + constants <= t.
     left = np.concatenate([-sign[:, None] * planes, rows])
     right = np.concatenate([sign * offsets, -constants])
-    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):  # weights that are no numbers prove nothing
         return -torch.inf, None
     slack = np.concatenate([np.zeros(len(sign)), -np.ones(len(rows))])
     answer = _solve(left, right, slack, low, high)
@@ -85,8 +85,6 @@ def _solve(
     left: np.ndarray, right: np.ndarray, slack: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray] | None:
     """Minimise t over low <= x <= high with left x + slack t <= right; return t, x and the multipliers, or None."""
-    if not (np.isfinite(left).all() and np.isfinite(right).all()):  # weights that are no numbers prove nothing
-        return None
     goal = np.zeros(len(low) + 1)
     goal[-1] = 1
     found = linprog(
