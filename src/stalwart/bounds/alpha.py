@@ -6,7 +6,7 @@ improved in the same way, layer by layer: every end of every interval is a row w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,31 +46,6 @@ class Ascent:
     def __post_init__(self) -> None:
         require(self.iterations >= 1, f"iterations must be at least 1, got {self.iterations}.")
         require(self.rate > 0 and self.decay > 0, "rate and decay must be positive.")
-
-
-@dataclass
-class Adam:
-    """Ascent steps on tensors that are changed in place (Kingma and Ba, 2015, with beta 0.9 and 0.999)."""
-
-    rate: float
-    decay: float
-    _moments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    _steps: int = 0
-
-    @torch.no_grad()
-    def step(self, values: list[Tensor], gradients: list[Tensor], scales: list[float] | None = None) -> None:
-        """Move each value up its gradient; ``scales`` are factors on the step size, one a tensor."""
-        if not self._moments:
-            self._moments = [(torch.zeros_like(one), torch.zeros_like(one)) for one in values]
-        self._steps += 1
-        first, second = 1 - 0.9**self._steps, 1 - 0.999**self._steps
-        for at, (value, gradient) in enumerate(zip(values, gradients, strict=True)):
-            mean, square = self._moments[at]
-            mean.lerp_(gradient, 0.1)
-            square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            rate = self.rate * (1.0 if scales is None else scales[at])
-            value.addcdiv_(mean, square.div(second).sqrt_().add_(1e-8), value=rate / first)
-        self.rate *= self.decay
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,13 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stalwart.bounds.alpha import Adam, Ascent, Chosen, Free, free_nodes
+from stalwart.bounds.alpha import Ascent, Chosen, Free, free_nodes
 from stalwart.bounds.backward import BackwardWalk, lower_bound
 from stalwart.bounds.lines import Lines
 from stalwart.bounds.patches import Patches
@@ -300,6 +300,31 @@ class Bounder:
             full = beta.new_zeros(*beta.shape[:2], one.free.open[0].numel())
             mine = full.index_copy(2, one.index, total[..., one.begin : one.end])
             walk.send(one.operand, mine.unflatten(2, one.operand.shape))
+
+
+@dataclass
+class Adam:
+    """Ascent steps on tensors that are changed in place (Kingma and Ba, 2015, with beta 0.9 and 0.999)."""
+
+    rate: float
+    decay: float
+    _moments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _steps: int = 0
+
+    @torch.no_grad()
+    def step(self, values: list[Tensor], gradients: list[Tensor], scales: list[float] | None = None) -> None:
+        """Move each value up its gradient; ``scales`` are factors on the step size, one a tensor."""
+        if not self._moments:
+            self._moments = [(torch.zeros_like(one), torch.zeros_like(one)) for one in values]
+        self._steps += 1
+        first, second = 1 - 0.9**self._steps, 1 - 0.999**self._steps
+        for at, (value, gradient) in enumerate(zip(values, gradients, strict=True)):
+            mean, square = self._moments[at]
+            mean.lerp_(gradient, 0.1)
+            square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+            rate = self.rate * (1.0 if scales is None else scales[at])
+            value.addcdiv_(mean, square.div(second).sqrt_().add_(1e-8), value=rate / first)
+        self.rate *= self.decay
 
 
 class _Watched(dict[Node, Any]):
