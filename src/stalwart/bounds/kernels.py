@@ -215,56 +215,26 @@ def minimum_patches(words: Any) -> None:
 
 
 @helper
-def _accumulate(target: Any, values: Any) -> None:
-    for j in range(len(target)):
-        target[j] += values[j]
-
-
-@helper
-def _fold(columns: Any, places: Any, step: Any, gap: Any, size: Any, out: Any, begin: Any, end: Any) -> None:
-    _, tall, wide, kernel_y, kernel_x, channels = columns.shape
-    _, out_tall, out_wide, _ = out.shape
+def _clip(a: Any, places: Any, height: Any, width: Any, begin: Any, end: Any) -> None:
+    _, tall, wide, _ = a.shape
     for r in range(begin, end):
-        whole = out[r].reshape(out_tall * out_wide * channels)
-        for j in range(len(whole)):
-            whole[j] = 0
-        top, left = places[r, 0], places[r, 1]
+        first, last = _span(places[r, 0], tall, height)
+        begin_x, end_x = _span(places[r, 1], wide, width)
         for i in range(tall):
-            for p in range(kernel_y):
-                y = i * step[0] + p * gap[0]
-                if top + y < 0 or top + y >= size[0]:
-                    continue
-                line = out[r, y].reshape(out_wide * channels)
-                for j in range(wide):
-                    if gap[1] == 1:
-                        # The taps of one row lie side by side in both.
-                        base = j * step[1]
-                        first, last = _span(left + base, kernel_x, size[1])
-                        _accumulate(
-                            line[(base + first) * channels : (base + last) * channels],
-                            columns[r, i, j, p].reshape(kernel_x * channels)[first * channels : last * channels],
-                        )
-                    else:
-                        for q in range(kernel_x):
-                            x = j * step[1] + q * gap[1]
-                            if 0 <= left + x < size[1]:
-                                _accumulate(line[x * channels : (x + 1) * channels], columns[r, i, j, p, q])
+            if i < first or i >= last:
+                a[r, i] = 0
+            else:
+                a[r, i, :begin_x] = 0
+                a[r, i, end_x:] = 0
 
 
 @compiled
-def fold(words: Any) -> None:
-    """Sum what a transposed convolution's taps give into patches of its input, zero outside the image.
-
-    Arguments: (wide, h, w, kernel h, kernel w, C, out h, out w, stride y, x, dilation y, x, H, W, columns
-    [R, h, w, kernel h, kernel w, C], places [R, 2], out [R, out h, out w, C]).
-    """
+def clip(words: Any) -> None:
+    """Write zeros outside the image: (wide, R, h, w, C, H, W, a [R, h, w, C], places [R, 2])."""
     begin, end = my_share(words)
-    rows = words[2]
-    shape = (rows, words[4], words[5], words[6], words[7], words[8])
-    target = (rows, words[9], words[10], words[8])
-    step, gap, size = (words[11], words[12]), (words[13], words[14]), (words[15], words[16])
-    places = int64(words[18], (rows, 2))
+    patch = (words[4], words[5], words[6], words[7])
+    places = int64(words[11], (words[4], 2))
     if words[3]:
-        _fold(float64(words[17], shape), places, step, gap, size, float64(words[19], target), begin, end)
+        _clip(float64(words[10], patch), places, words[8], words[9], begin, end)
     else:
-        _fold(float32(words[17], shape), places, step, gap, size, float32(words[19], target), begin, end)
+        _clip(float32(words[10], patch), places, words[8], words[9], begin, end)

@@ -63,10 +63,9 @@ class Patches:
         return _windows(image, self.places, tall, wide)
 
     def clipped(self) -> "Patches":
-        """Return the same with zeros outside the image."""
-        batch, (_, height, width) = len(self.coefficients), self.image
-        inside = self.seen(self.coefficients.new_ones(batch, height, width, 1))
-        return Patches(self.coefficients * inside, self.places, self.image)
+        """Return the same with zeros outside the image, written in place."""
+        found: Tensor = _Clip.apply(self.coefficients, self.places, self.image)
+        return Patches(found, self.places, self.image)
 
     @property
     def is_small(self) -> bool:
@@ -95,64 +94,30 @@ class Patches:
         jit.run(kernels.minimum_patches, batch * rows, *sizes, a, self.places, centre, reach, constant)
 
 
-def fold(
-    columns: Tensor,
-    places: Tensor,
-    image: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-) -> Patches:
-    """Return patches of a convolution's input from what each tap sends there.
+class _Clip(torch.autograd.Function):
+    """Zeros outside the image, written in place."""
 
-    Args:
-        columns: [B, S, h, w, kernel h, kernel w, C].
-        places: of the windows h x w in the convolution's output, [B, S, 2].
-        image: the input's shape [C, H, W].
-        stride, padding, dilation: of the convolution.
-    """
-    moved = places * torch.tensor(stride, device=places.device) - torch.tensor(padding, device=places.device)
-    return Patches(_Fold.apply(columns, moved, image, stride, dilation), moved, image)
-
-
-class _Fold(torch.autograd.Function):
     @staticmethod
-    def forward(
-        context: Any,
-        columns: Tensor,
-        places: Tensor,
-        image: tuple[int, ...],
-        stride: tuple[int, ...],
-        dilation: tuple[int, ...],
-    ) -> Tensor:
-        from stalwart.bounds import kernels
-
-        batch, rows, tall, wide, kernel_y, kernel_x, channels = columns.shape
-        out_tall = (tall - 1) * stride[0] + (kernel_y - 1) * dilation[0] + 1
-        out_wide = (wide - 1) * stride[1] + (kernel_x - 1) * dilation[1] + 1
-        out = columns.new_empty(batch, rows, out_tall, out_wide, channels)
-        sizes = (is_wide(columns), tall, wide, kernel_y, kernel_x, channels, out_tall, out_wide, *stride, *dilation)
-        jit.run(kernels.fold, batch * rows, *sizes, *image[1:], columns.contiguous(), places, out)
-        context.shape, context.places, context.image = columns.shape, places, image
-        context.steps = (stride, dilation)
-        return out
+    def forward(context: Any, coefficients: Tensor, places: Tensor, image: tuple[int, ...]) -> Tensor:
+        context.places, context.image = places, image
+        context.mark_dirty(coefficients)
+        return _clip(coefficients, places, image)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
-        (stride, dilation), (_, height, width) = context.steps, context.image
-        tall, wide, channels = gradient.shape[2:]
-        inside = _windows(gradient.new_ones(len(gradient), height, width, 1), context.places, tall, wide)
-        gradient = (gradient * inside).contiguous()
-        strides = [
-            *gradient.stride()[:2],
-            stride[0] * wide * channels,
-            stride[1] * channels,
-            dilation[0] * wide * channels,
-            dilation[1] * channels,
-            1,
-        ]
-        return gradient.as_strided(context.shape, strides), None, None, None, None
+        return (
+            _clip(gradients[0].clone(memory_format=torch.contiguous_format), context.places, context.image),
+            None,
+            None,
+        )
+
+
+def _clip(coefficients: Tensor, places: Tensor, image: tuple[int, ...]) -> Tensor:
+    from stalwart.bounds import kernels
+
+    batch, rows, *patch = coefficients.shape
+    jit.run(kernels.clip, batch * rows, is_wide(coefficients), batch * rows, *patch, *image[1:], coefficients, places)
+    return coefficients
 
 
 def _windows(image: Tensor, places: Tensor, tall: int, wide: int) -> Tensor:

@@ -22,7 +22,7 @@ from stalwart.bounds.rules.elementwise import Function, function_of
 from stalwart.bounds.rules.maxima import Largest
 from stalwart.bounds.rules.moves import Add, Move, Reshape, Same
 from stalwart.bounds.rules.table import rule_of
-from stalwart.bounds.rules.weighted import BatchNorm, Weighted, _per_channel
+from stalwart.bounds.rules.weighted import BatchNorm, Weighted, per_channel
 from stalwart.core.errors import UsageError
 from stalwart.graph import Graph, Node
 
@@ -66,9 +66,9 @@ def terms(node: Node, view: View) -> Tensor:
         ((_, size),) = sizes.items()
         axes = len(node.shape) - 1
         weight = rule.weight(node, view).abs()
-        shift = _per_channel(view.fixed(node.args[3]), axes).abs()
+        shift = per_channel(view.fixed(node.args[3]), axes).abs()
         beta = view.fixed(node.args[2])
-        return weight * (size + shift) + (0 if beta is None else _per_channel(beta, axes).abs())
+        return weight * (size + shift) + (0 if beta is None else per_channel(beta, axes).abs())
     if isinstance(rule, Weighted):
         ((_, size),) = sizes.items()
         bias = rule.bias(node, view)

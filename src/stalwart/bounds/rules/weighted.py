@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stalwart.bounds.interval import Interval
-from stalwart.bounds.patches import Patches, fast, fold
+from stalwart.bounds.patches import Patches
 from stalwart.bounds.rules.base import Forms, Rule, View, Walk, batched_arguments, dot, each_row
 from stalwart.core.errors import InputError
 from stalwart.graph import Node
@@ -124,192 +124,6 @@ class Linear(Weighted):
         return torch.matmul(a, weight)
 
 
-_THIN = 4
-"""Channels up to which a convolution's transpose is a matrix product."""
-
-_FORWARD = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-
-
-def _argument(node: Node, position: int, name: str, default: Any) -> Any:
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
-
-
-def _each(value: Any, axes: int) -> tuple[int, ...]:
-    whole = [value] * axes if isinstance(value, int) else list(value)
-    return tuple(whole * axes if len(whole) == 1 else whole)
-
-
-class Convolution(Weighted):
-    """A convolution of one, two or three axes with any stride, padding, dilation and groups."""
-
-    options = frozenset({"bias", "stride", "padding", "output_padding", "groups", "dilation"})
-
-    def weight(self, node: Node, view: View) -> Any:
-        """Return the kernel [C_out, C_in / groups, ...]."""
-        return view.fixed(node.args[1])
-
-    def bias(self, node: Node, view: View) -> Any:
-        """Return c as [C, 1, ...]."""
-        return _per_channel(view.fixed(_argument(node, 2, "bias", None)), len(node.shape) - 1)
-
-    def geometry(self, node: Node) -> tuple[tuple[int, ...], Any, tuple[int, ...], int]:
-        """Return stride, padding, dilation and groups."""
-        axes = len(node.shape) - 1
-        padding = _argument(node, 4, "padding", 0)
-        return (
-            _each(_argument(node, 3, "stride", 1), axes),
-            padding if isinstance(padding, str) else _each(padding, axes),
-            _each(_argument(node, 5, "dilation", 1), axes),
-            int(_argument(node, 6, "groups", 1)),
-        )
-
-    def times(self, node: Node, view: View, weight: Tensor, x: Tensor) -> Tensor:
-        """Return the convolution without bias."""
-        stride, padding, dilation, groups = self.geometry(node)
-        return _FORWARD[len(stride)](x, weight, None, stride, padding, dilation, groups)
-
-    def transposed(self, node: Node, view: View, weight: Tensor, a: Tensor) -> Tensor:
-        """Return the transposed convolution that ends at the input's size."""
-        stride, padding, dilation, groups = self.geometry(node)
-        (parent,) = batched_arguments(node)
-        kernel = weight.shape[2:]
-        if isinstance(padding, str):
-            padding = _explicit(padding, kernel, dilation)
-        if len(stride) == 2 and groups == 1 and weight.shape[1] <= _THIN:
-            # torch's transposed convolution onto few channels takes five times as long as a product and a sum of its taps.
-            columns = weight.flatten(1).t() @ a.flatten(2)
-            return F.fold(columns, parent.shape[1:], kernel, dilation, padding, stride)
-        extra = [
-            size - ((out - 1) * step - 2 * pad + gap * (side - 1) + 1)
-            for size, out, step, pad, gap, side in zip(
-                parent.shape[1:], node.shape[1:], stride, padding, dilation, kernel, strict=True
-            )
-        ]
-        return _TRANSPOSED[len(stride)](a, weight, None, stride, padding, extra, groups, dilation)
-
-    def start(self, node: Node, rows: Tensor, signs: Tensor, walk: Walk) -> bool:
-        """Take the kernel of each row's channel as a patch."""
-        weight, bias = self.weight(node, walk.view), self.bias(node, walk.view)
-        if not self._patchable(node, weight, bias):
-            return False
-        _, height, width = node.shape
-        channel, y, x = rows // (height * width), rows // width % height, rows % width
-        taken = weight.permute(0, 2, 3, 1).contiguous().index_select(0, channel.flatten()).unflatten(0, rows.shape)
-        columns = taken.mul_(signs[:, None, None, None])
-        self._folded(node, columns[:, :, None, None], torch.stack([y, x], -1), walk)
-        if bias is not None:
-            walk.add(bias.flatten()[channel] * signs)
-        return True
-
-    def patched(self, node: Node, patches: Patches, walk: Walk) -> bool:
-        """Send every entry through the kernel by one matrix product, and sum what the taps give."""
-        weight, bias = self.weight(node, walk.view), self.bias(node, walk.view)
-        if not self._patchable(node, weight, bias):
-            return False
-        a = patches.coefficients
-        kernel = weight.permute(0, 2, 3, 1)
-        if kernel.shape[3] <= _THIN:
-            self._spread(node, kernel, patches, walk)
-        else:
-            self._folded(node, self._columns(a, kernel), patches.places, walk)
-        if bias is not None:
-            walk.add(a.sum((2, 3)) @ bias.flatten())
-        return True
-
-    def _columns(self, a: Tensor, kernel: Tensor) -> Tensor:
-        """Return what each tap gives of each entry: [B, S, h, w, kernel h, kernel w, C]."""
-        return (a.reshape(-1, a.shape[-1]) @ kernel.flatten(1)).reshape(*a.shape[:-1], *kernel.shape[1:])
-
-    def _spread(self, node: Node, kernel: Tensor, patches: Patches, walk: Walk) -> None:
-        """Send patches onto few channels by one product with what each entry gives: sums over so few would be slow."""
-        (parent,) = batched_arguments(node)
-        stride, padding, dilation, _ = self.geometry(node)
-        a = patches.coefficients
-        _, _, tall, wide, channels = a.shape
-        size = tall * wide * channels
-        single = torch.eye(size, dtype=a.dtype, device=a.device).reshape(1, size, tall, wide, channels)
-        sides = [
-            (side - 1) * step + (taps - 1) * gap + 1
-            for side, step, taps, gap in zip((tall, wide), stride, kernel.shape[1:3], dilation, strict=True)
-        ]
-        here = patches.places.new_zeros(1, size, 2)
-        whole = fold(self._columns(single, kernel), here, (parent.shape[0], *sides), stride, (0, 0), dilation)
-        spread = a.flatten(2) @ whole.coefficients[0].flatten(1)
-        moved = patches.places * patches.places.new_tensor(stride) - patches.places.new_tensor(padding)
-        found = Patches(spread.unflatten(2, (*sides, parent.shape[0])), moved, parent.shape)
-        walk.send(parent, found.clipped() if any(padding) else found)
-
-    def _patchable(self, node: Node, weight: Any, bias: Any) -> bool:
-        stride, padding, _, groups = self.geometry(node)
-        tensors = [one for one in (weight, bias) if one is not None]
-        if len(stride) != 2 or groups != 1 or isinstance(padding, str) or any(isinstance(t, Interval) for t in tensors):
-            return False
-        return fast(*tensors)
-
-    def _folded(self, node: Node, columns: Tensor, places: Tensor, walk: Walk) -> None:
-        (parent,) = batched_arguments(node)
-        stride, padding, dilation, _ = self.geometry(node)
-        if columns.shape[2:4] == (1, 1) and not any(padding) and set(dilation) == {1}:
-            # The window of one entry is its kernel, and inside the image.
-            walk.send(parent, Patches(columns[:, :, 0, 0], places * places.new_tensor(stride), parent.shape))
-            return
-        walk.send(parent, fold(columns, places, parent.shape, stride, padding, dilation))
-
-
-def _explicit(padding: str, kernel: Any, dilation: tuple[int, ...]) -> tuple[int, ...]:
-    if padding == "valid":
-        return (0,) * len(dilation)
-    total = [gap * (side - 1) for gap, side in zip(dilation, kernel, strict=True)]
-    if any(one % 2 for one in total):
-        raise InputError(
-            "a convolution with padding='same' and an even kernel pads its sides differently; write it with explicit padding."
-        )
-    return tuple(one // 2 for one in total)
-
-
-class TransposedConvolution(Weighted):
-    """A transposed convolution of one, two or three axes."""
-
-    options = frozenset({"bias", "stride", "padding", "output_padding", "groups", "dilation"})
-
-    def weight(self, node: Node, view: View) -> Any:
-        """Return the kernel [C_in, C_out / groups, ...]."""
-        return view.fixed(node.args[1])
-
-    def bias(self, node: Node, view: View) -> Any:
-        """Return c as [C, 1, ...]."""
-        return _per_channel(view.fixed(_argument(node, 2, "bias", None)), len(node.shape) - 1)
-
-    def _geometry(self, node: Node) -> tuple[Any, ...]:
-        axes = len(node.shape) - 1
-        stride, padding, extra = (
-            _each(_argument(node, place, name, default), axes)
-            for place, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "output_padding", 0))
-        )
-        return (
-            stride,
-            padding,
-            extra,
-            int(_argument(node, 6, "groups", 1)),
-            _each(_argument(node, 7, "dilation", 1), axes),
-        )
-
-    def times(self, node: Node, view: View, weight: Tensor, x: Tensor) -> Tensor:
-        """Return the transposed convolution without bias."""
-        stride, padding, extra, groups, dilation = self._geometry(node)
-        return _TRANSPOSED[len(stride)](x, weight, None, stride, padding, extra, groups, dilation)
-
-    def transposed(self, node: Node, view: View, weight: Tensor, a: Tensor) -> Tensor:
-        """Return the plain convolution."""
-        stride, padding, _, groups, dilation = self._geometry(node)
-        (parent,) = batched_arguments(node)
-        out = _FORWARD[len(stride)](a, weight, None, stride, padding, dilation, groups)
-        for axis, side in enumerate(parent.shape[1:], start=2):
-            out = out.narrow(axis, 0, side)
-        return out
-
-
 class Scale(Weighted):
     """x times a fixed factor, entry by entry, plus a fixed offset: products, quotients, negation, differences, batch norm."""
 
@@ -332,11 +146,12 @@ def _sum_to(a: Tensor, shape: tuple[int, ...]) -> Tensor:
     return a.sum(axes, keepdim=True) if axes else a
 
 
-def _per_channel(value: Any, axes: int) -> Any:
+def per_channel(value: Any, axes: int) -> Any:
+    """Return a channel's numbers or intervals [C] as [C, 1, ...]."""
     if value is None:
         return None
     if isinstance(value, Interval):
-        return Interval(_per_channel(value.lower, axes), _per_channel(value.upper, axes))
+        return Interval(per_channel(value.lower, axes), per_channel(value.upper, axes))
     return value.reshape(-1, *[1] * axes)
 
 
@@ -385,10 +200,10 @@ class BatchNorm(Scale):
         scale = (view.fixed(variance) + node.args[7]).rsqrt()
         gamma = view.fixed(gamma)
         if gamma is None:
-            return _per_channel(scale, axes)
+            return per_channel(scale, axes)
         if isinstance(gamma, Interval):
-            return _per_channel(Interval(gamma.lower * scale, gamma.upper * scale), axes)
-        return _per_channel(gamma * scale, axes)
+            return per_channel(Interval(gamma.lower * scale, gamma.upper * scale), axes)
+        return per_channel(gamma * scale, axes)
 
     def patched(self, node: Node, patches: Patches, walk: Walk) -> bool:
         """Multiply each channel."""
@@ -404,7 +219,7 @@ class BatchNorm(Scale):
         """Return β - weight * mean."""
         axes = len(node.shape) - 1
         weight, beta = self.weight(node, view), view.fixed(node.args[2])
-        mean = _per_channel(view.fixed(node.args[3]), axes)
+        mean = per_channel(view.fixed(node.args[3]), axes)
         shift: Any
         if isinstance(weight, Interval):
             shift = Interval.around(-weight.centre * mean, weight.reach * mean.abs())
@@ -412,7 +227,7 @@ class BatchNorm(Scale):
             shift = -weight * mean
         if beta is None:
             return shift
-        beta = _per_channel(beta, axes)
+        beta = per_channel(beta, axes)
         if not isinstance(shift, Interval) and not isinstance(beta, Interval):
             return shift + beta
         a, b = _interval(shift), _interval(beta)
