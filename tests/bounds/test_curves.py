@@ -27,6 +27,7 @@ def make(name, **options):
     return lookup("elementwise function", ELEMENTWISE, name)(**options)
 
 
+HALF = torch.tensor(0.5)
 # name: the function, the same in 40 digits, and its domain: everything, positive numbers or intervals without 0.
 CURVES = {
     "sigmoid": (make("sigmoid"), lambda z: 1 / (1 + mpmath.exp(-z)), "all"),
@@ -64,8 +65,15 @@ CURVES = {
     "cos": (make("cos"), mpmath.cos, "all"),
     "sign": (make("sign"), mpmath.sign, "all"),
     "heaviside": (make("heaviside", threshold=0.5), lambda z: mpmath.mpf(z >= 0.5), "all"),
+    "fire": (make("fire", threshold=HALF), lambda z: mpmath.mpf(z >= 0.5), "all"),
+    "fire-strict": (make("fire", threshold=HALF, strict=True), lambda z: mpmath.mpf(z > 0.5), "all"),
+    "keep-soft": (make("keep", threshold=HALF), lambda z: z - 0.5 if z >= 0.5 else z, "all"),
+    "keep-hard": (make("keep", threshold=HALF, hard=True), lambda z: mpmath.mpf(0) if z >= 0.5 else z, "all"),
+    "keep-strict": (make("keep", threshold=HALF, strict=True), lambda z: z - 0.5 if z > 0.5 else z, "all"),
 }
-SMOOTH = [name for name in CURVES if name not in ("sign", "heaviside")]
+STEPS = ("sign", "heaviside", "fire", "fire-strict")
+JUMPS = (*STEPS, "keep-soft", "keep-hard", "keep-strict")
+SMOOTH = [name for name in CURVES if name not in JUMPS]
 
 
 def draw_ends(seed, dtype, domain="all", n=N):
@@ -202,7 +210,8 @@ def smallest(gap, lower, upper):
     """The minimum of a function of z over each interval: a grid that is dense near 0 and the ends, then narrower ones."""
     near = torch.logspace(-4, 2, 60, dtype=torch.float64)
     jumps = torch.tensor(
-        [0.0, math.nextafter(0, -1), math.nextafter(0, 1), 0.5, math.nextafter(0.5, 0)], dtype=torch.float64
+        [0.0, math.nextafter(0, -1), math.nextafter(0, 1), 0.5, math.nextafter(0.5, 0), math.nextafter(0.5, 1)],
+        dtype=torch.float64,
     )
     around = torch.cat([-near, jumps, near])[:, None].clamp(lower.double(), upper.double())
     z = torch.cat([samples(lower, upper, 300), around]).sort(0).values
@@ -397,7 +406,7 @@ def test_nan_ends_give_nan(name):
         assert (lines.lower_slope * 0.5 + lines.lower_intercept).isnan().all()
         assert (lines.upper_slope * 0.5 + lines.upper_intercept).isnan().all()
     low, high = f.interval(lower, upper)
-    if name in ("sign", "heaviside"):
+    if name in STEPS:
         assert low.isnan().equal(lower.isnan())
         assert high.isnan().equal(upper.isnan())
     else:

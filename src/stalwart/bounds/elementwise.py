@@ -81,6 +81,8 @@ ELEMENTWISE: dict[str, str] = {
     "param_ramp": "stalwart.bounds.piecewise:param_ramp",
     "sign": "stalwart.bounds.curves.steps:Sign",
     "heaviside": "stalwart.bounds.curves.steps:Heaviside",
+    "fire": "stalwart.bounds.curves.jumps:Fire",
+    "keep": "stalwart.bounds.curves.jumps:Keep",
     "sigmoid": "stalwart.bounds.curves.sshaped:Sigmoid",
     "tanh": "stalwart.bounds.curves.sshaped:Tanh",
     "erf": "stalwart.bounds.curves.sshaped:Erf",

@@ -14,7 +14,13 @@ _SHORTEST = 1024
 """Slopes are those of jumps at least this many units in the last place from an end: steeper ones only gain rounding errors."""
 
 
-class _Step(Curve):
+def shortest(lower: Tensor, upper: Tensor) -> Tensor:
+    """Return the shortest side of a jump that slopes are computed from, a constant for differentiation."""
+    info = torch.finfo(lower.dtype)
+    return _SHORTEST * info.eps * torch.maximum(lower.abs(), upper.abs()).detach() + info.tiny**0.25
+
+
+class Step(Curve):
     """``bottom`` below ``threshold``, ``top`` above, either or a value between them at it.
 
     The lower hull is flat up to the threshold and runs from there to the top at u; the upper hull runs from the bottom at l to
@@ -41,13 +47,12 @@ class _Step(Curve):
             flat = torch.zeros_like(lower)
             return flat, flat
         jump = self.value(upper) - self.value(lower)
-        info = torch.finfo(lower.dtype)
-        shortest = _SHORTEST * info.eps * torch.maximum(lower.abs(), upper.abs()).detach() + info.tiny**0.25
+        least = shortest(lower, upper)
         if strategy == "same-slope":
-            chord = jump / torch.maximum(upper - lower, shortest)
+            chord = jump / torch.maximum(upper - lower, least)
             return chord, chord
-        below = jump / torch.maximum(upper - self.threshold, shortest)
-        above = jump / torch.maximum(self.threshold - lower, shortest)
+        below = jump / torch.maximum(upper - self.threshold, least)
+        above = jump / torch.maximum(self.threshold - lower, least)
         if strategy == "one":
             return below, above
         right = lower + upper >= 2 * self.threshold
@@ -68,7 +73,7 @@ class _Step(Curve):
         return [*ends, torch.where(jumps, limit - slope * self.threshold, ends[0])]
 
 
-class Sign(_Step):
+class Sign(Step):
     """-1 below 0, 0 at 0, 1 above."""
 
     bottom = -1.0
@@ -79,7 +84,7 @@ class Sign(_Step):
 
 
 @dataclass(frozen=True, eq=False)
-class Heaviside(_Step):
+class Heaviside(Step):
     """1 from ``threshold`` on, 0 before: the spike of a neuron.
 
     Attributes:

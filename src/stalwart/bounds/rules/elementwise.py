@@ -79,6 +79,11 @@ _BUILDERS: dict[str, Callable[[Node, View], tuple[str, dict[str, Any]]]] = {
     "pow": _power,
     "elu": _elu,
     "heaviside": _heaviside,
+    "stalwart::fire": lambda n, v: ("fire", {"threshold": v.fixed(n.args[1]), "strict": n.args[2]}),
+    "stalwart::keep": lambda n, v: (
+        "keep",
+        {"threshold": v.fixed(n.args[1]), "hard": n.args[2], "strict": n.args[3]},
+    ),
     "stalwart::param_ramp": lambda n, v: ("param_ramp", {"r": v.fixed(n.args[1]), "eta": v.fixed(n.args[2])}),
 }
 

@@ -19,6 +19,7 @@ _FUNCTIONS = (
     *("relu", "leaky_relu", "prelu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "abs", "sign"),
     *("sigmoid", "tanh", "gelu", "silu", "softplus", "exp", "log", "sqrt", "reciprocal", "square", "pow"),
     *("sin", "cos", "erf", "elu", "heaviside", "stalwart::param_ramp"),
+    *("stalwart::fire", "stalwart::keep"),
 )
 _MAXIMA = ("max_pool1d", "max_pool2d", "max_pool3d", "amax")
 

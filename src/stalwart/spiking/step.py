@@ -1,0 +1,47 @@
+"""One time step of a neuron as two functions of its membrane, each an operator of its own: what it emits and what it keeps.
+
+    s = 1[u >= θ]        v = u - θ s  (soft reset)    or    v = u (1 - s)  (hard reset)
+
+A fused call over all time steps is fast, but no bound passes it. Stepwise (:mod:`stalwart.spiking.stepwise`) the same
+dynamics are these operators and linear ones, which every bounding method walks through.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@torch.library.custom_op("stalwart::fire", mutates_args=())
+def fire(membrane: Tensor, threshold: Tensor, strict: bool) -> Tensor:
+    """Return 1 where the membrane [B, ...] reaches the threshold, or exceeds it if ``strict``, else 0."""
+    return _above(membrane, threshold, strict).to(membrane)
+
+
+@fire.register_fake
+def _(membrane: Tensor, threshold: Tensor, strict: bool) -> Tensor:
+    return torch.empty_like(membrane)
+
+
+@torch.library.custom_op("stalwart::keep", mutates_args=())
+def keep(membrane: Tensor, threshold: Tensor, hard: bool, strict: bool) -> Tensor:
+    """Return what is left of the membrane [B, ...] after it fired: u - θ, or 0 if ``hard``; elsewhere u itself."""
+    left = torch.zeros_like(membrane) if hard else membrane - threshold
+    return torch.where(_above(membrane, threshold, strict), left, membrane)
+
+
+@keep.register_fake
+def _(membrane: Tensor, threshold: Tensor, hard: bool, strict: bool) -> Tensor:
+    return torch.empty_like(membrane)
+
+
+def _above(membrane: Tensor, threshold: Tensor, strict: bool) -> Tensor:
+    return membrane > threshold if strict else membrane >= threshold
+
+
+def _nothing(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    raise RuntimeError("stepwise spikes carry no gradient; bounds differentiate their own, attacks the fused call.")
+
+
+fire.register_autograd(_nothing)
+keep.register_autograd(_nothing)
