@@ -63,14 +63,14 @@ def compiled(function: Callable[[Any], None]) -> Any:
 
 
 def helper(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function that loops call."""
+    """Compile a function that loops call. Divisions by 0 give infinity or NaN: a check at each would keep vectors away."""
     from numba import njit
 
-    return njit(cache=True)(inspect.unwrap(function))
+    return njit(cache=True, error_model="numpy")(inspect.unwrap(function))
 
 
 def summing(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function that loops call and whose sums may be taken in any order, so that they use vector instructions."""
     from numba import njit
 
-    return njit(cache=True, fastmath={"reassoc", "contract"})(inspect.unwrap(function))
+    return njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})(inspect.unwrap(function))

@@ -1,9 +1,12 @@
-"""Evaluation mode for the length of a block."""
+"""Modes that hold for the length of a block: evaluation, and spiking networks run step by step."""
 
 import contextlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 from torch import nn
+
+_STEPWISE: ContextVar[bool] = ContextVar("stepwise", default=False)
 
 
 @contextlib.contextmanager
@@ -16,3 +19,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextlib.contextmanager
+def stepwise() -> Iterator[None]:
+    """Let spiking networks run one time step after the other, as elementary operators, inside the block.
+
+    Their outputs are the same; what changes is that a traced graph holds operators which bounds know, and no fused call.
+    """
+    token = _STEPWISE.set(True)
+    try:
+        yield
+    finally:
+        _STEPWISE.reset(token)
+
+
+def is_stepwise() -> bool:
+    """Tell whether spiking networks are to run step by step."""
+    return _STEPWISE.get()

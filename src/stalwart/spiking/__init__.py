@@ -1,0 +1,20 @@
+"""Spiking neurons: dynamics, surrogate gradients, encoders, networks. Tensors are time-first, [T, B, ...]."""
+
+from stalwart.spiking.lif import lif
+from stalwart.spiking.network import InTime, SharedDropout, SpikingNetwork, with_neurons
+from stalwart.spiking.neurons import LIF, gradients, neurons
+from stalwart.spiking.surrogates import SURROGATES, Surrogate, find_surrogate
+
+__all__ = [
+    "LIF",
+    "SURROGATES",
+    "InTime",
+    "SharedDropout",
+    "SpikingNetwork",
+    "Surrogate",
+    "find_surrogate",
+    "gradients",
+    "lif",
+    "neurons",
+    "with_neurons",
+]

@@ -1,0 +1,248 @@
+"""Leaky integrate-and-fire neurons over all time steps, as one operator with a hand-written backward pass."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stalwart.core import jit
+from stalwart.core.errors import InputError
+from stalwart.core.numbers import Number, require
+from stalwart.spiking import reference
+from stalwart.spiking.modes import BACKWARDS, Backward, mode_gradient
+from stalwart.spiking.reference import Dynamics, Order, Reset
+from stalwart.spiking.surrogates import Surrogate, find_surrogate
+
+_RESETS, _ORDERS = ("soft", "hard", "none"), ("integrate_first", "fire_first")
+
+
+def lif(
+    currents: Tensor,
+    leak: Tensor | Number = 0.5,
+    threshold: Tensor | Number = 1.0,
+    reset: Reset = "soft",
+    surrogate: Surrogate | str | Mapping[str, Any] = "atan",
+    order: Order = "integrate_first",
+    detach_reset: bool = True,
+    backward: Backward = "bptt",
+) -> Tensor:
+    """Return the spikes [T, B, ...] of leaky integrate-and-fire neurons; the state starts at 0 and is gone afterwards.
+
+        u = leak * v + x;  s = 1[u >= threshold];  v = u - threshold * s
+
+    and the other dynamics of :mod:`stalwart.spiking.reference`. Nothing but the currents is kept for the backward pass.
+
+    Args:
+        currents: [T, B, ...]. Currents that are ``expand``ed over time, as of a constant input, are not copied.
+        leak: λ in [0, 1]; 1 integrates and fires. A number, or a tensor that broadcasts against one sample [...].
+        threshold: θ > 0, likewise.
+        reset: "soft" subtracts the threshold, "hard" sets the membrane to 0, "none" leaves it.
+        surrogate: the derivative of a spike, see :mod:`stalwart.spiking.surrogates`.
+        order: "fire_first" decides a spike by the membrane before this step's current, with a strict comparison.
+        detach_reset: whether gradients ignore the reset.
+        backward: which gradient of the same forward pass, see :mod:`stalwart.spiking.modes`.
+
+    Raises:
+        InputError: no time step, or leaks and thresholds that do not fit the currents.
+        UsageError: an unknown reset, order, surrogate or mode; a leak or threshold out of range.
+
+    Example:
+        >>> lif(torch.full((3, 1), 0.75), leak=1.0)
+        tensor([[0.],
+                [1.],
+                [1.]])
+    """
+    require(reset in _RESETS, f"unknown reset '{reset}'; known: {', '.join(_RESETS)}.")
+    require(order in _ORDERS, f"unknown order '{order}'; known: {', '.join(_ORDERS)}.")
+    require(backward in BACKWARDS, f"unknown backward mode '{backward}'; known: {', '.join(BACKWARDS)}.")
+    if currents.dim() < 2 or not len(currents):
+        raise InputError(f"neurons take currents [T, B, ...] of at least one time step, got {list(currents.shape)}.")
+    if not currents.is_floating_point():
+        raise InputError(f"neurons take floating-point currents, got {currents.dtype}.")
+    leaks, thresholds = (_fitting(what, one, currents) for what, one in (("leak", leak), ("threshold", threshold)))
+    found = find_surrogate(surrogate)
+    if backward == "bptt" and type(found).__module__ == Surrogate.__module__:
+        a, b = found.numbers()
+        spikes: Tensor = torch.ops.stalwart.lif(
+            currents, leaks, thresholds, _RESETS.index(reset), _ORDERS.index(order), detach_reset, found.code, a, b
+        )
+        return spikes
+    how = Dynamics(reset, order, detach_reset)
+    out: Tensor = _Plain.apply(currents, leaks, thresholds, how, found, backward)
+    return out
+
+
+def _fitting(what: str, value: Tensor | Number, currents: Tensor) -> Tensor:
+    if not isinstance(value, Tensor):
+        require(what != "leak" or 0 <= value <= 1, f"the leak of neurons must lie in [0, 1], got {value}.")
+        require(what != "threshold" or value > 0, f"the threshold of neurons must be positive, got {value}.")
+        return torch.tensor(float(value), dtype=currents.dtype, device=currents.device)
+    try:
+        fits = torch.broadcast_shapes(value.shape, currents.shape[2:]) == currents.shape[2:]
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise InputError(
+            f"a {what} of shape {list(value.shape)} does not fit neurons of shape {list(currents.shape[2:])}; give one a layer, "
+            "a channel (such as [C, 1, 1]) or a neuron."
+        )
+    return value
+
+
+@torch.library.custom_op("stalwart::lif", mutates_args=())
+def _lif(
+    currents: Tensor,
+    leak: Tensor,
+    threshold: Tensor,
+    reset: int,
+    order: int,
+    detach_reset: bool,
+    kind: int,
+    a: float,
+    b: float,
+) -> Tensor:
+    if not compiles(currents):
+        how = Dynamics(_RESETS[reset], _ORDERS[order], detach_reset)  # type: ignore[arg-type]
+        return reference.run(currents, leak.to(currents), threshold.to(currents), how)[0]
+    from stalwart.spiking import kernels
+
+    x, last = _packed(currents)
+    steps, batch = currents.shape[:2]
+    size = x[0, 0].numel()
+    out = x.new_empty(steps, *x.shape[1:])
+    sizes = (x.dtype == torch.float64, len(x), steps, batch, size, order, reset)
+    parameters = (_row(one, currents, last) for one in (leak, threshold))
+    jit.run(kernels.forward, _items(kernels, batch, size), *sizes, x, *parameters, out)
+    return out.movedim(-1, 2) if last else out
+
+
+@_lif.register_fake
+def _(
+    currents: Tensor,
+    leak: Tensor,
+    threshold: Tensor,
+    reset: int,
+    order: int,
+    detach_reset: bool,
+    kind: int,
+    a: float,
+    b: float,
+) -> Tensor:
+    return torch.empty_like(currents)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    currents, leak, threshold, *ctx.numbers = inputs
+    ctx.save_for_backward(currents, leak, threshold)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():
+        raise NotImplementedError("spiking neurons have no second derivative; do not ask for create_graph through them.")
+    currents, leak, threshold = ctx.saved_tensors
+    reset, order, detach_reset, kind, a, b = ctx.numbers
+    learns = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+    if not compiles(currents):
+        how = Dynamics(_RESETS[reset], _ORDERS[order], detach_reset)  # type: ignore[arg-type]
+        lk, th = leak.to(currents), threshold.to(currents)
+        spikes, u = reference.run(currents, lk, th, how)
+        slopes = _slope_of(kind, a, b, u / th - 1) / th
+        of_currents, of_leak, of_threshold = reference.pull(gradient, slopes, spikes, u, lk, th, how)
+    else:
+        from stalwart.spiking import kernels
+
+        x, last = _packed(currents)
+        steps, batch = currents.shape[:2]
+        size = x[0, 0].numel()
+        g = (gradient.movedim(2, -1) if last else gradient).contiguous()
+        out, rows = torch.empty_like(x), batch if learns else 0
+        sums = [x.new_zeros(rows, *x.shape[2:]) for _ in range(2)]
+        sizes = (x.dtype == torch.float64, len(x), steps, batch, size, order, reset, kind, not detach_reset, learns)
+        parameters = (_row(one, currents, last) for one in (leak, threshold))
+        numbers = torch.tensor([a, b], dtype=x.dtype)
+        jit.run(kernels.backward, _items(kernels, batch, size), *sizes, x, *parameters, g, out, *sums, numbers)
+        of_currents = out.movedim(-1, 2) if last else out
+        if len(out) < steps:
+            # Autograd sums over the expanded axis: put the sum in one step, zeros elsewhere would be as long as a copy.
+            of_currents = of_currents.expand(steps, *of_currents.shape[1:]) / steps
+        of_leak, of_threshold = (one.movedim(-1, 1) if last else one for one in sums)
+    return (
+        of_currents,
+        of_leak.sum_to_size(leak.shape).to(leak) if ctx.needs_input_grad[1] else None,
+        of_threshold.sum_to_size(threshold.shape).to(threshold) if ctx.needs_input_grad[2] else None,
+        *[None] * 6,
+    )
+
+
+_lif.register_autograd(_backward, setup_context=_keep)
+
+
+def compiles(currents: Tensor) -> bool:
+    """Tell whether the compiled loops take these currents: they need numba, and 32- or 64-bit floats on the CPU."""
+    kinds = (torch.float32, torch.float64)
+    return currents.device.type == "cpu" and currents.dtype in kinds and currents.numel() > 0 and jit.available()
+
+
+def _packed(currents: Tensor) -> tuple[Tensor, bool]:
+    """Return currents [T', B, ...] without gaps, T' = 1 where time is expanded, and whether channels come last."""
+    x = currents[:1] if len(currents) > 1 and currents.stride(0) == 0 else currents
+    if x.dim() > 3 and not x.is_contiguous():
+        turned = x.movedim(2, -1)
+        if turned.is_contiguous():
+            return turned, True
+    return x.contiguous(), False
+
+
+def _row(value: Tensor, currents: Tensor, last: bool) -> Tensor:
+    row = value.detach().to(currents).expand(currents.shape[2:])
+    return (row.movedim(0, -1) if last else row).contiguous()
+
+
+def _items(kernels: Any, batch: int, size: int) -> int:
+    return batch * -(-size // kernels.BLOCK)
+
+
+def _slope_of(kind: int, a: float, b: float, z: Tensor) -> Tensor:
+    if kind == 0:
+        return a * (b - z.abs()).clamp_min(0)
+    if kind == 1:
+        return a * (-b * z.abs()).exp()
+    if kind == 2:
+        return a * (z.abs() < b).to(z)
+    if kind == 3:
+        return a / (1 + (b * z).square())
+    if kind == 4:
+        return a / (1 + b * z.abs()).square()
+    if kind == 5:
+        return a * (-b * z.square()).exp()
+    return torch.full_like(z, a)
+
+
+class _Plain(torch.autograd.Function):
+    """The same neurons with a gradient that the compiled loops do not know."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, currents: Tensor, leak: Tensor, threshold: Tensor, how: Dynamics, surrogate: Surrogate, mode: Backward
+    ) -> Tensor:
+        ctx.save_for_backward(currents, leak, threshold)
+        ctx.how, ctx.surrogate, ctx.mode = how, surrogate, mode
+        if compiles(currents):
+            reset, order = _RESETS.index(how.reset), _ORDERS.index(how.order)
+            spikes: Tensor = torch.ops.stalwart.lif(currents, leak, threshold, reset, order, True, 0, 1.0, 1.0)
+            return spikes
+        return reference.run(currents, leak.to(currents), threshold.to(currents), how)[0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        currents, leak, threshold = ctx.saved_tensors
+        lk, th = leak.to(currents), threshold.to(currents)
+        spikes, u = reference.run(currents, lk, th, ctx.how)
+        slopes = ctx.surrogate.slope(u / th - 1) / th
+        if ctx.mode != "bptt":
+            return mode_gradient(ctx.mode, gradients[0], currents, slopes, spikes, lk, th), *[None] * 5
+        of_currents, of_leak, of_threshold = reference.pull(gradients[0], slopes, spikes, u, lk, th, ctx.how)
+        of_leak = of_leak.sum_to_size(leak.shape) if ctx.needs_input_grad[1] else None
+        of_threshold = of_threshold.sum_to_size(threshold.shape) if ctx.needs_input_grad[2] else None
+        return of_currents, of_leak, of_threshold, None, None, None

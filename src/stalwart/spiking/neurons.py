@@ -1,0 +1,124 @@
+"""Layers of neurons, and how their gradients are swapped on a trained network."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stalwart.core.errors import InputError
+from stalwart.core.numbers import Number, require
+from stalwart.spiking.lif import lif
+from stalwart.spiking.modes import BACKWARDS, Backward
+from stalwart.spiking.reference import Order, Reset
+from stalwart.spiking.surrogates import Surrogate, find_surrogate
+
+_LEAST_THRESHOLD = 1e-3
+
+
+class LIF(nn.Module):
+    """Leaky integrate-and-fire neurons, currents [T, B, ...] to spikes [T, B, ...]; nothing is kept between calls.
+
+    Args:
+        leak: λ in [0, 1]; 1 makes them integrate-and-fire neurons.
+        threshold: θ, positive.
+        shape: of leaks and thresholds: () for one a layer, (C, 1, 1) for one a channel, or a sample's own for one a neuron.
+        trained: which of "leak" and "threshold" are parameters rather than buffers.
+        reset, order, detach_reset, surrogate: as :func:`stalwart.spiking.lif` says.
+
+    Raises:
+        UsageError: a leak or threshold out of range, an unknown name.
+
+    Example:
+        >>> LIF(leak=1.0)(torch.full((2, 1, 3), 0.75)).sum()
+        tensor(3.)
+    """
+
+    leak: Tensor
+    threshold: Tensor
+
+    def __init__(
+        self,
+        leak: Number = 0.5,
+        threshold: Number = 1.0,
+        shape: tuple[int, ...] = (),
+        trained: tuple[str, ...] = (),
+        reset: Reset = "soft",
+        order: Order = "integrate_first",
+        detach_reset: bool = True,
+        surrogate: Surrogate | str | Mapping[str, Any] = "atan",
+    ) -> None:
+        super().__init__()
+        require(0 <= leak <= 1, f"the leak of neurons must lie in [0, 1], got {leak}.")
+        require(threshold > 0 and math.isfinite(threshold), f"the threshold of neurons must be positive, got {threshold}.")
+        unknown = set(trained) - {"leak", "threshold"}
+        require(not unknown, f"neurons can train their leak and threshold, not {', '.join(sorted(unknown))}.")
+        for name, value in (("leak", leak), ("threshold", threshold)):
+            start = torch.full(shape, float(value))
+            if name in trained:
+                self.register_parameter(name, nn.Parameter(start))
+            else:
+                self.register_buffer(name, start)
+        self.reset, self.order, self.detach_reset = reset, order, detach_reset
+        self.surrogate = find_surrogate(surrogate)
+        self.backward_mode: Backward = "bptt"
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Map currents [T, B, ...] to spikes of the same shape."""
+        # A step of the optimiser may leave the range; where it did, no gradient leads further out.
+        leak = self.leak.clamp(0, 1) if isinstance(self.leak, nn.Parameter) else self.leak
+        threshold = self.threshold
+        if isinstance(threshold, nn.Parameter):
+            threshold = threshold.clamp_min(_LEAST_THRESHOLD)
+        return lif(
+            currents,
+            leak,
+            threshold,
+            self.reset,
+            self.surrogate,
+            self.order,
+            self.detach_reset,
+            self.backward_mode,
+        )
+
+    def extra_repr(self) -> str:
+        """Return what ``print(model)`` shows."""
+        return f"{tuple(self.threshold.shape)}, reset={self.reset}, order={self.order}, surrogate={self.surrogate}"
+
+
+def neurons(model: nn.Module) -> dict[str, LIF]:
+    """Return the model's layers of neurons by module path."""
+    return {path: layer for path, layer in model.named_modules() if isinstance(layer, LIF)}
+
+
+@contextlib.contextmanager
+def gradients(
+    model: nn.Module, surrogate: Surrogate | str | Mapping[str, Any] | None = None, backward: Backward | None = None
+) -> Iterator[None]:
+    """Let gradients pass every layer of neurons in another way inside the block; the forward pass stays as it is.
+
+    Args:
+        model: a trained network.
+        surrogate: the derivative of a spike; None keeps each layer's own.
+        backward: a mode of :mod:`stalwart.spiking.modes`; None keeps each layer's own.
+
+    Raises:
+        InputError: the model has no neurons.
+        UsageError: an unknown surrogate or mode.
+    """
+    require(backward is None or backward in BACKWARDS, f"unknown backward mode '{backward}'; known: {', '.join(BACKWARDS)}.")
+    found = None if surrogate is None else find_surrogate(surrogate)
+    layers = list(neurons(model).values())
+    if not layers:
+        raise InputError("the model has no spiking neurons whose gradient could be chosen; leave surrogate and backward out.")
+    before = [(layer.surrogate, layer.backward_mode) for layer in layers]
+    try:
+        for layer in layers:
+            layer.surrogate = layer.surrogate if found is None else found
+            layer.backward_mode = layer.backward_mode if backward is None else backward
+        yield
+    finally:
+        for layer, (own, mode) in zip(layers, before, strict=True):
+            layer.surrogate, layer.backward_mode = own, mode
