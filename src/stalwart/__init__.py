@@ -1,6 +1,6 @@
 """stalwart: train robust networks, attack them honestly, read the result on one page."""
 
-from stalwart import stochastic
+from stalwart import spiking, stochastic
 from stalwart.attacks import attack
 from stalwart.bounds import bound, margin_bound
 from stalwart.certify.verify import Verdict, verify
@@ -23,6 +23,7 @@ __all__ = [
     "bound",
     "evaluate",
     "margin_bound",
+    "spiking",
     "stochastic",
     "verify",
 ]

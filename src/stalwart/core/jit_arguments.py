@@ -49,6 +49,27 @@ def _uint8_at(context: Any, address: Any) -> Any:
     return types.CPointer(types.uint8)(address), generate
 
 
+@intrinsic
+def _fetch(context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        where = builder.inttoptr(arguments[0], byte)
+        # For reading, to stay in all caches, of data.
+        builder.call(prefetch, [where, ir.Constant(number, 0), ir.Constant(number, 3), ir.Constant(number, 1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@helper
+def fetch_ahead(address: Any, bytes: Any) -> None:
+    """Ask for memory that is needed soon: processors foresee what comes next on a page, not the next page of a long stride."""
+    for offset in range(0, bytes, 64):
+        _fetch(address + offset)  # type: ignore[call-arg]
+
+
 @helper
 def my_share(words: Any) -> Any:
     """Return the beginning and the end of this thread's part of the axis."""

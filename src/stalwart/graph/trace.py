@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.errors import InputError
-from stalwart.core.modes import evaluating
+from stalwart.core.modes import evaluating, stepwise
 from stalwart.graph.decompose import DECOMPOSITIONS
 from stalwart.graph.graph import Graph, Node
 from stalwart.graph.key import structure
@@ -62,7 +62,7 @@ def _checked(model: nn.Module, x: Tensor) -> Graph:
 
 def _trace(model: nn.Module, x: Tensor, batch: int) -> Graph:
     example = x.detach()[:1].expand(batch, *x.shape[1:]).contiguous()
-    with evaluating(model), warnings.catch_warnings(), torch.no_grad():
+    with evaluating(model), stepwise(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(model, (example,))

@@ -3,8 +3,8 @@
 Memory is what a neuron costs: the forward pass reads currents and writes spikes; the backward pass reads currents again,
 recomputes the membranes of one block, and writes the currents' gradient. Nothing but the currents is kept in between.
 
-Currents are [T', B, N], T' = 1 where they stay the same in every step; leaks and thresholds [N]. ``rule`` is 0 for
-integrate-first and 1 for fire-first neurons, ``reset`` 0 soft, 1 hard, 2 none.
+Currents are [T', B, N], T' = 1 where they stay the same in every step; leaks and thresholds [N], or [1] where all are
+the same. ``rule`` is 0 for integrate-first and 1 for fire-first neurons, ``reset`` 0 soft, 1 hard, 2 none.
 
 All a block works on lies in one array, in slots of fixed length at fixed places: only then does the compiler see that they do
 not overlap, and uses vector instructions.
@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from stalwart.core.jit import compiled, helper
-from stalwart.core.jit_arguments import float32, float64, my_share
+from stalwart.core.jit_arguments import fetch_ahead, float32, float64, my_share
 
-BLOCK = 128
+BLOCK = 512
 """Neurons of a block."""
 
-# Slots: current, gradient of the spikes, membrane, kept membrane, leak, threshold, what the gradient of the membrane carries to
-# the step before, σ'(z) / θ, room for intermediate values, spikes, sums of gradients (of held currents, leak, threshold), 1 / θ.
+# Slots: current, gradient of the spikes, membrane, kept membrane, leak, threshold, what the gradient of the membrane carries
+# to the step before, σ'(z) / θ, room for intermediate values, spikes, sums of gradients (of held currents, leak, threshold),
+# and 1 / θ.
 _X, _G, _U, _V, _LEAK, _LEVEL, _CARRY, _SLOPE, _ROOM, _S, _SUM, _OF_LEAK, _OF_LEVEL, _INVERSE = (
     BLOCK * k for k in range(14)
 )
@@ -33,6 +34,11 @@ _SLOTS = 14 * BLOCK
 def _load(w: Any, slot: Any, values: Any) -> None:
     for j in range(len(values)):
         w[slot + j] = values[j]
+
+
+@helper
+def _foresee(values: Any) -> None:
+    fetch_ahead(values.ctypes.data, len(values) * values.itemsize)
 
 
 @helper
@@ -84,12 +90,16 @@ def _fire_first(w: Any, reset: Any, one: Any) -> None:
 
 
 @helper
-def _begin(w: Any, leak: Any, threshold: Any, one: Any) -> None:
+def _begin(w: Any, leak: Any, threshold: Any, first: Any, last: Any, one: Any) -> None:
     for slot in range(0, _SLOTS, BLOCK):
         _fill(w, slot, one - one)
     _fill(w, _LEVEL, one)
-    _load(w, _LEAK, leak)
-    _load(w, _LEVEL, threshold)
+    if len(leak) == 1:
+        _fill(w, _LEAK, leak[0])
+        _fill(w, _LEVEL, threshold[0])
+    else:
+        _load(w, _LEAK, leak[first:last])
+        _load(w, _LEVEL, threshold[first:last])
     for j in range(BLOCK):
         w[_INVERSE + j] = one / w[_LEVEL + j]
 
@@ -104,10 +114,12 @@ def _forward(
     for item in range(begin, end):
         b, first = item // blocks, (item % blocks) * BLOCK
         last = min(size, first + BLOCK)
-        _begin(w, leak[first:last], threshold[first:last], one)
+        _begin(w, leak, threshold, first, last, one)
         for t in range(steps):
             if t == 0 or len(x) > 1:
                 _load(w, _X, x[t, b, first:last])
+            if t + 1 < len(x):
+                _foresee(x[t + 1, b, first:last])
             if rule == 0:
                 _integrate_first(w, reset, one)
             else:
@@ -118,17 +130,17 @@ def _forward(
 
 @compiled
 def forward(words: Any) -> None:
-    """Spikes: (wide, T', T, B, N, rule, reset, currents, leaks, thresholds, spikes [T, B, N]), shared over blocks of B."""
+    """Spikes, shared over blocks: (wide, T', T, B, N, rule, reset, length of leaks, currents, leaks, thresholds, spikes)."""
     begin, end = my_share(words)
     held, steps, batch, size = words[4], words[5], words[6], words[7]
-    rule, reset = words[8], words[9]
+    rule, reset, own = words[8], words[9], words[10]
     if words[3]:
-        x, leak = float64(words[10], (held, batch, size)), float64(words[11], (size,))
-        threshold, out = float64(words[12], (size,)), float64(words[13], (steps, batch, size))
+        x, leak = float64(words[11], (held, batch, size)), float64(words[12], (own,))
+        threshold, out = float64(words[13], (own,)), float64(words[14], (steps, batch, size))
         _forward(x, leak, threshold, out, rule, reset, np.float64(1), begin, end)
     else:
-        y, decay = float32(words[10], (held, batch, size)), float32(words[11], (size,))
-        level, spikes = float32(words[12], (size,)), float32(words[13], (steps, batch, size))
+        y, decay = float32(words[11], (held, batch, size)), float32(words[12], (own,))
+        level, spikes = float32(words[13], (own,)), float32(words[14], (steps, batch, size))
         _forward(y, decay, level, spikes, rule, reset, np.float32(1), begin, end)
 
 
@@ -270,12 +282,14 @@ def _backward(
     for item in range(begin, end):
         b, first = item // blocks, (item % blocks) * BLOCK
         last = min(size, first + BLOCK)
-        _begin(w, leak[first:last], threshold[first:last], one)
+        _begin(w, leak, threshold, first, last, one)
         # What step t starts from: the membrane kept after step t - 1, or for fire-first neurons that membrane itself.
         for t in range(steps):
             _store(started[t], w, _V)
             if t == 0 or len(x) > 1:
                 _load(w, _X, x[t, b, first:last])
+            if t + 1 < len(x):
+                _foresee(x[t + 1, b, first:last])
             if rule == 0:
                 _integrate_first(w, reset, one)
             else:
@@ -287,6 +301,10 @@ def _backward(
             _load(w, _V, started[t])
             if len(x) > 1:
                 _load(w, _X, x[t, b, first:last])
+            if t > 0:
+                _foresee(g[t - 1, b, first:last])
+                if len(x) > 1:
+                    _foresee(x[t - 1, b, first:last])
             if rule == 0:
                 for j in range(BLOCK):
                     w[_U + j] = w[_LEAK + j] * w[_V + j] + w[_X + j]
@@ -317,23 +335,23 @@ def _backward(
 def backward(words: Any) -> None:
     """Gradients, shared over blocks of B.
 
-    Arguments: (wide, T', T, B, N, rule, reset, kind, attached, learns, currents, leaks, thresholds, gradient [T, B, N], out
-    [T', B, N], those of leaks and thresholds [B, N] or [0], two numbers).
+    Arguments: (wide, T', T, B, N, rule, reset, kind, attached, learns, length of leaks, currents, leaks, thresholds, gradient
+    [T, B, N], out [T', B, N], those of leaks and thresholds [B, N] or [0], two numbers).
     """
     begin, end = my_share(words)
     held, steps, batch, size = words[4], words[5], words[6], words[7]
     rule, reset, kind, attached, learns = words[8], words[9], words[10], words[11], words[12]
-    rows = batch if learns else 0
+    own, rows = words[13], batch if learns else 0
     if words[3]:
         _backward(
-            float64(words[13], (held, batch, size)),
-            float64(words[14], (size,)),
-            float64(words[15], (size,)),
-            float64(words[16], (steps, batch, size)),
-            float64(words[17], (held, batch, size)),
-            float64(words[18], (rows, size)),
+            float64(words[14], (held, batch, size)),
+            float64(words[15], (own,)),
+            float64(words[16], (own,)),
+            float64(words[17], (steps, batch, size)),
+            float64(words[18], (held, batch, size)),
             float64(words[19], (rows, size)),
-            float64(words[20], (2,)),
+            float64(words[20], (rows, size)),
+            float64(words[21], (2,)),
             rule,
             reset,
             kind,
@@ -345,14 +363,14 @@ def backward(words: Any) -> None:
         )
     else:
         _backward(
-            float32(words[13], (held, batch, size)),
-            float32(words[14], (size,)),
-            float32(words[15], (size,)),
-            float32(words[16], (steps, batch, size)),
-            float32(words[17], (held, batch, size)),
-            float32(words[18], (rows, size)),
+            float32(words[14], (held, batch, size)),
+            float32(words[15], (own,)),
+            float32(words[16], (own,)),
+            float32(words[17], (steps, batch, size)),
+            float32(words[18], (held, batch, size)),
             float32(words[19], (rows, size)),
-            float32(words[20], (2,)),
+            float32(words[20], (rows, size)),
+            float32(words[21], (2,)),
             rule,
             reset,
             kind,

@@ -10,22 +10,20 @@ from stalwart.core import jit
 from stalwart.core.errors import InputError
 from stalwart.core.numbers import Number, require
 from stalwart.spiking import reference
-from stalwart.spiking.modes import BACKWARDS, Backward, mode_gradient
-from stalwart.spiking.reference import Dynamics, Order, Reset
+from stalwart.spiking.modes import BACKWARDS, mode_gradient
+from stalwart.spiking.reference import ORDERS, RESETS, Dynamics
 from stalwart.spiking.surrogates import Surrogate, find_surrogate
-
-_RESETS, _ORDERS = ("soft", "hard", "none"), ("integrate_first", "fire_first")
 
 
 def lif(
     currents: Tensor,
     leak: Tensor | Number = 0.5,
     threshold: Tensor | Number = 1.0,
-    reset: Reset = "soft",
+    reset: str = "soft",
     surrogate: Surrogate | str | Mapping[str, Any] = "atan",
-    order: Order = "integrate_first",
+    order: str = "integrate_first",
     detach_reset: bool = True,
-    backward: Backward = "bptt",
+    backward: str = "bptt",
 ) -> Tensor:
     """Return the spikes [T, B, ...] of leaky integrate-and-fire neurons; the state starts at 0 and is gone afterwards.
 
@@ -53,8 +51,8 @@ def lif(
                 [1.],
                 [1.]])
     """
-    require(reset in _RESETS, f"unknown reset '{reset}'; known: {', '.join(_RESETS)}.")
-    require(order in _ORDERS, f"unknown order '{order}'; known: {', '.join(_ORDERS)}.")
+    require(reset in RESETS, f"unknown reset '{reset}'; known: {', '.join(RESETS)}.")
+    require(order in ORDERS, f"unknown order '{order}'; known: {', '.join(ORDERS)}.")
     require(backward in BACKWARDS, f"unknown backward mode '{backward}'; known: {', '.join(BACKWARDS)}.")
     if currents.dim() < 2 or not len(currents):
         raise InputError(f"neurons take currents [T, B, ...] of at least one time step, got {list(currents.shape)}.")
@@ -65,7 +63,7 @@ def lif(
     if backward == "bptt" and type(found).__module__ == Surrogate.__module__:
         a, b = found.numbers()
         spikes: Tensor = torch.ops.stalwart.lif(
-            currents, leaks, thresholds, _RESETS.index(reset), _ORDERS.index(order), detach_reset, found.code, a, b
+            currents, leaks, thresholds, RESETS.index(reset), ORDERS.index(order), detach_reset, found.code, a, b
         )
         return spikes
     how = Dynamics(reset, order, detach_reset)
@@ -84,8 +82,8 @@ def _fitting(what: str, value: Tensor | Number, currents: Tensor) -> Tensor:
         fits = False
     if not fits:
         raise InputError(
-            f"a {what} of shape {list(value.shape)} does not fit neurons of shape {list(currents.shape[2:])}; give one a layer, "
-            "a channel (such as [C, 1, 1]) or a neuron."
+            f"a {what} of shape {list(value.shape)} does not fit neurons of shape {list(currents.shape[2:])}; give one a "
+            "layer, a channel (such as [C, 1, 1]) or a neuron."
         )
     return value
 
@@ -103,17 +101,15 @@ def _lif(
     b: float,
 ) -> Tensor:
     if not compiles(currents):
-        how = Dynamics(_RESETS[reset], _ORDERS[order], detach_reset)  # type: ignore[arg-type]
+        how = Dynamics(RESETS[reset], ORDERS[order], detach_reset)
         return reference.run(currents, leak.to(currents), threshold.to(currents), how)[0]
     from stalwart.spiking import kernels
 
     x, last = _packed(currents)
-    steps, batch = currents.shape[:2]
-    size = x[0, 0].numel()
-    out = x.new_empty(steps, *x.shape[1:])
-    sizes = (x.dtype == torch.float64, len(x), steps, batch, size, order, reset)
-    parameters = (_row(one, currents, last) for one in (leak, threshold))
-    jit.run(kernels.forward, _items(kernels, batch, size), *sizes, x, *parameters, out)
+    out = x.new_empty(len(currents), *x.shape[1:])
+    rows, (batch, size) = _rows(leak, threshold, currents, last)
+    sizes = (x.dtype == torch.float64, len(x), len(currents), batch, size, order, reset, rows[0].numel())
+    jit.run(kernels.forward, _items(kernels, batch, size), *sizes, x, *rows, out)
     return out.movedim(-1, 2) if last else out
 
 
@@ -139,12 +135,14 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
-        raise NotImplementedError("spiking neurons have no second derivative; do not ask for create_graph through them.")
+        raise NotImplementedError(
+            "spiking neurons have no second derivative; do not ask for create_graph through them."
+        )
     currents, leak, threshold = ctx.saved_tensors
     reset, order, detach_reset, kind, a, b = ctx.numbers
     learns = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
     if not compiles(currents):
-        how = Dynamics(_RESETS[reset], _ORDERS[order], detach_reset)  # type: ignore[arg-type]
+        how = Dynamics(RESETS[reset], ORDERS[order], detach_reset)
         lk, th = leak.to(currents), threshold.to(currents)
         spikes, u = reference.run(currents, lk, th, how)
         slopes = _slope_of(kind, a, b, u / th - 1) / th
@@ -153,20 +151,21 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         from stalwart.spiking import kernels
 
         x, last = _packed(currents)
-        steps, batch = currents.shape[:2]
-        size = x[0, 0].numel()
+        steps = len(currents)
         g = (gradient.movedim(2, -1) if last else gradient).contiguous()
-        out, rows = torch.empty_like(x), batch if learns else 0
-        sums = [x.new_zeros(rows, *x.shape[2:]) for _ in range(2)]
+        out = torch.empty_like(x)
+        sums = [x.new_empty(x.shape[1:] if learns else 0) for _ in range(2)]
+        rows, (batch, size) = _rows(leak, threshold, currents, last)
         sizes = (x.dtype == torch.float64, len(x), steps, batch, size, order, reset, kind, not detach_reset, learns)
-        parameters = (_row(one, currents, last) for one in (leak, threshold))
         numbers = torch.tensor([a, b], dtype=x.dtype)
-        jit.run(kernels.backward, _items(kernels, batch, size), *sizes, x, *parameters, g, out, *sums, numbers)
+        jit.run(
+            kernels.backward, _items(kernels, batch, size), *sizes, rows[0].numel(), x, *rows, g, out, *sums, numbers
+        )
         of_currents = out.movedim(-1, 2) if last else out
         if len(out) < steps:
             # Autograd sums over the expanded axis: put the sum in one step, zeros elsewhere would be as long as a copy.
             of_currents = of_currents.expand(steps, *of_currents.shape[1:]) / steps
-        of_leak, of_threshold = (one.movedim(-1, 1) if last else one for one in sums)
+        of_leak, of_threshold = (one.movedim(-1, 1) if learns and last else one for one in sums)
     return (
         of_currents,
         of_leak.sum_to_size(leak.shape).to(leak) if ctx.needs_input_grad[1] else None,
@@ -194,9 +193,17 @@ def _packed(currents: Tensor) -> tuple[Tensor, bool]:
     return x.contiguous(), False
 
 
-def _row(value: Tensor, currents: Tensor, last: bool) -> Tensor:
-    row = value.detach().to(currents).expand(currents.shape[2:])
-    return (row.movedim(0, -1) if last else row).contiguous()
+def _rows(leak: Tensor, threshold: Tensor, currents: Tensor, last: bool) -> tuple[list[Tensor], tuple[int, int]]:
+    """Return leaks and thresholds one a neuron, or one each if that is all there is, and how many rows of how many neurons.
+
+    Where neurons are all alike, those of all samples are one row: blocks are full however small a layer is.
+    """
+    batch, size = currents.shape[1], currents[0, 0].numel()
+    values = [one.detach().to(currents) for one in (leak, threshold)]
+    if all(one.numel() == 1 for one in values):
+        return [one.reshape(1) for one in values], (1, batch * size)
+    full = [one.expand(currents.shape[2:]) for one in values]
+    return [(one.movedim(0, -1) if last else one).contiguous() for one in full], (batch, size)
 
 
 def _items(kernels: Any, batch: int, size: int) -> int:
@@ -224,12 +231,12 @@ class _Plain(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, currents: Tensor, leak: Tensor, threshold: Tensor, how: Dynamics, surrogate: Surrogate, mode: Backward
+        ctx: Any, currents: Tensor, leak: Tensor, threshold: Tensor, how: Dynamics, surrogate: Surrogate, mode: str
     ) -> Tensor:
         ctx.save_for_backward(currents, leak, threshold)
         ctx.how, ctx.surrogate, ctx.mode = how, surrogate, mode
         if compiles(currents):
-            reset, order = _RESETS.index(how.reset), _ORDERS.index(how.order)
+            reset, order = RESETS.index(how.reset), ORDERS.index(how.order)
             spikes: Tensor = torch.ops.stalwart.lif(currents, leak, threshold, reset, order, True, 0, 1.0, 1.0)
             return spikes
         return reference.run(currents, leak.to(currents), threshold.to(currents), how)[0]
@@ -243,6 +250,9 @@ class _Plain(torch.autograd.Function):
         if ctx.mode != "bptt":
             return mode_gradient(ctx.mode, gradients[0], currents, slopes, spikes, lk, th), *[None] * 5
         of_currents, of_leak, of_threshold = reference.pull(gradients[0], slopes, spikes, u, lk, th, ctx.how)
-        of_leak = of_leak.sum_to_size(leak.shape) if ctx.needs_input_grad[1] else None
-        of_threshold = of_threshold.sum_to_size(threshold.shape) if ctx.needs_input_grad[2] else None
-        return of_currents, of_leak, of_threshold, None, None, None
+        return (
+            of_currents,
+            of_leak.sum_to_size(leak.shape) if ctx.needs_input_grad[1] else None,
+            of_threshold.sum_to_size(threshold.shape) if ctx.needs_input_grad[2] else None,
+            *[None] * 3,
+        )

@@ -3,12 +3,10 @@
 The forward pass stays that of the deployed network, bit for bit. x̄ is a neuron's mean current over time, r̄ its firing rate.
 """
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-Backward = Literal["bptt", "bptr", "rga", "cba", "hart"]
+BACKWARDS = ("bptt", "bptr", "rga", "cba", "hart")
 """How gradients pass neurons.
 
 - "bptt": through time, with the surrogate.
@@ -20,11 +18,9 @@ Backward = Literal["bptt", "bptr", "rga", "cba", "hart"]
 - "hart": with the gradient averaged over time and no recurrence (Hao et al., ICLR 2024).
 """
 
-BACKWARDS: tuple[str, ...] = get_args(Backward)
-
 
 def mode_gradient(
-    mode: Backward, g: Tensor, x: Tensor, slopes: Tensor, spikes: Tensor, leak: Tensor, threshold: Tensor
+    mode: str, g: Tensor, x: Tensor, slopes: Tensor, spikes: Tensor, leak: Tensor, threshold: Tensor
 ) -> Tensor:
     """Return the gradient of the currents [T, B, ...].
 

@@ -93,7 +93,7 @@ class SpikingNetwork(nn.Module):
     """x -> mean over T of layers(encoder(x)): firing rates, where the last layer is one of neurons.
 
     Args:
-        encoder: maps [B, ...] to [T, B, ...].
+        encoder: maps [B, ...] to [T, B, ...]; ``in_steps``, if it has that, to a list of T tensors [B, ...], for bounds.
         layers: maps [T * B, ...] to [T * B, ...], its neurons as :class:`InTime`; see :func:`with_neurons`.
         steps: T, at least 1.
     """
@@ -105,9 +105,9 @@ class SpikingNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs [B, ...] to the mean over time of the last layer's output [B, ...]."""
-        encoded: Tensor = self.encoder(x)
         if is_stepwise():
-            return self._step_by_step(encoded)
+            return self._step_by_step(x)
+        encoded: Tensor = self.encoder(x)
         layers, out = self.layers, encoded
         constant = self.steps > 1 and encoded.stride(0) == 0
         first = self._first_neuron() if constant else None
@@ -120,12 +120,14 @@ class SpikingNetwork(nn.Module):
             out = layers[first + 1 :](neurons.held(layers[:first](encoded[0])))
         return out.unflatten(0, (self.steps, -1)).mean(0)
 
-    def _step_by_step(self, encoded: Tensor) -> Tensor:
+    def _step_by_step(self, x: Tensor) -> Tensor:
+        in_steps = getattr(self.encoder, "in_steps", None)
+        first, *others = self.encoder(x).unbind(0) if in_steps is None else in_steps(x)
         token = _MEMBRANES.set({})
         try:
-            total = self.layers(encoded[0])
-            for t in range(1, self.steps):
-                total = total + self.layers(encoded[t])
+            total: Tensor = self.layers(first)
+            for encoded in others:
+                total = total + self.layers(encoded)
         finally:
             _MEMBRANES.reset(token)
         return total / self.steps
@@ -166,4 +168,3 @@ def with_neurons(layers: nn.Module, steps: int, neuron: Callable[[str], LIF]) ->
     if not found:
         raise InputError("no ReLU module to put neurons in the place of; a spiking network needs one at least.")
     return layers
-

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from stalwart.core.errors import InputError
 from stalwart.core.numbers import Number, require
 from stalwart.spiking.lif import lif
-from stalwart.spiking.modes import BACKWARDS, Backward
-from stalwart.spiking.reference import Order, Reset
+from stalwart.spiking.modes import BACKWARDS
+from stalwart.spiking.reference import ORDERS, RESETS
 from stalwart.spiking.surrogates import Surrogate, find_surrogate
 
 _LEAST_THRESHOLD = 1e-3
@@ -45,14 +45,18 @@ class LIF(nn.Module):
         threshold: Number = 1.0,
         shape: tuple[int, ...] = (),
         trained: tuple[str, ...] = (),
-        reset: Reset = "soft",
-        order: Order = "integrate_first",
+        reset: str = "soft",
+        order: str = "integrate_first",
         detach_reset: bool = True,
         surrogate: Surrogate | str | Mapping[str, Any] = "atan",
     ) -> None:
         super().__init__()
         require(0 <= leak <= 1, f"the leak of neurons must lie in [0, 1], got {leak}.")
-        require(threshold > 0 and math.isfinite(threshold), f"the threshold of neurons must be positive, got {threshold}.")
+        require(
+            threshold > 0 and math.isfinite(threshold), f"the threshold of neurons must be positive, got {threshold}."
+        )
+        require(reset in RESETS, f"unknown reset '{reset}'; known: {', '.join(RESETS)}.")
+        require(order in ORDERS, f"unknown order '{order}'; known: {', '.join(ORDERS)}.")
         unknown = set(trained) - {"leak", "threshold"}
         require(not unknown, f"neurons can train their leak and threshold, not {', '.join(sorted(unknown))}.")
         for name, value in (("leak", leak), ("threshold", threshold)):
@@ -63,7 +67,7 @@ class LIF(nn.Module):
                 self.register_buffer(name, start)
         self.reset, self.order, self.detach_reset = reset, order, detach_reset
         self.surrogate = find_surrogate(surrogate)
-        self.backward_mode: Backward = "bptt"
+        self.backward_mode = "bptt"
 
     def forward(self, currents: Tensor) -> Tensor:
         """Map currents [T, B, ...] to spikes of the same shape."""
@@ -95,7 +99,7 @@ def neurons(model: nn.Module) -> dict[str, LIF]:
 
 @contextlib.contextmanager
 def gradients(
-    model: nn.Module, surrogate: Surrogate | str | Mapping[str, Any] | None = None, backward: Backward | None = None
+    model: nn.Module, surrogate: Surrogate | str | Mapping[str, Any] | None = None, backward: str | None = None
 ) -> Iterator[None]:
     """Let gradients pass every layer of neurons in another way inside the block; the forward pass stays as it is.
 
@@ -108,11 +112,15 @@ def gradients(
         InputError: the model has no neurons.
         UsageError: an unknown surrogate or mode.
     """
-    require(backward is None or backward in BACKWARDS, f"unknown backward mode '{backward}'; known: {', '.join(BACKWARDS)}.")
+    require(
+        backward is None or backward in BACKWARDS, f"unknown backward mode '{backward}'; known: {', '.join(BACKWARDS)}."
+    )
     found = None if surrogate is None else find_surrogate(surrogate)
     layers = list(neurons(model).values())
     if not layers:
-        raise InputError("the model has no spiking neurons whose gradient could be chosen; leave surrogate and backward out.")
+        raise InputError(
+            "the model has no spiking neurons whose gradient could be chosen; leave surrogate and backward out."
+        )
     before = [(layer.surrogate, layer.backward_mode) for layer in layers]
     try:
         for layer in layers:

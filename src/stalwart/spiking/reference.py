@@ -1,4 +1,4 @@
-"""The dynamics of neurons in plain PyTorch, step by step: for any device, type and surrogate, and what the kernels are tested by.
+"""The dynamics of neurons in plain PyTorch, step by step, for any device, type and surrogate.
 
     integrate first:  u[t] = λ v[t-1] + x[t];  s[t] = 1[u[t] >= θ];  v[t] = u[t] - θ s[t]  (soft),  u[t] (1 - s[t])  (hard)
     fire first:       s[t] = 1[u[t-1] > θ];  u[t] = λ u[t-1] + x[t] - θ s[t]  (soft),  λ u[t-1] (1 - s[t]) + x[t]  (hard)
@@ -7,13 +7,12 @@ Without a reset v[t] = u[t]. Membranes start at 0.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Reset = Literal["soft", "hard", "none"]
-Order = Literal["integrate_first", "fire_first"]
+RESETS = ("soft", "hard", "none")
+ORDERS = ("integrate_first", "fire_first")
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Dynamics:
         detach_reset: whether gradients ignore that spikes reset membranes.
     """
 
-    reset: Reset = "soft"
-    order: Order = "integrate_first"
+    reset: str = "soft"
+    order: str = "integrate_first"
     detach_reset: bool = True
 
 
@@ -52,11 +51,11 @@ def run(x: Tensor, leak: Tensor, threshold: Tensor, how: Dynamics) -> tuple[Tens
     return torch.stack(spikes), torch.stack(membranes)
 
 
-def _reset(u: Tensor, s: Tensor, threshold: Tensor, reset: Reset) -> Tensor:
+def _reset(u: Tensor, s: Tensor, threshold: Tensor, reset: str) -> Tensor:
     return u - threshold * s if reset == "soft" else torch.where(s > 0, 0.0, u) if reset == "hard" else u
 
 
-def _fired(u: Tensor, s: Tensor, current: Tensor, leak: Tensor, threshold: Tensor, reset: Reset) -> Tensor:
+def _fired(u: Tensor, s: Tensor, current: Tensor, leak: Tensor, threshold: Tensor, reset: str) -> Tensor:
     held = torch.where(s > 0, 0.0, u) if reset == "hard" else u
     following = leak * held + current
     return following - threshold * s if reset == "soft" else following

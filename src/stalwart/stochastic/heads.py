@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stalwart.core.errors import UsageError
+from stalwart.core.noise import NoiseLayer
 from stalwart.core.random import normal
-from stalwart.stochastic.noise import NoiseLayer
 
 Covariance = Literal["full", "diagonal", "isotropic"]
 _FLOOR = 1e-6

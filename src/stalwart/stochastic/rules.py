@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stalwart.stochastic.noise import noise
+from stalwart.core.noise import noise
 
 Rule = Literal["single", "mean-softmax", "mean-network"]
 RULES: tuple[Rule, ...] = ("single", "mean-softmax", "mean-network")
