@@ -7,7 +7,7 @@ and falsified when one input was found that is unsafe.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,6 +42,7 @@ class Verdict:
         domains: how many pieces were bounded.
         seconds: the time it took.
         reason: why nothing was decided.
+        notes: what else whoever relies on the verdict should know.
     """
 
     status: str
@@ -51,6 +52,7 @@ class Verdict:
     domains: int = 0
     seconds: float = 0.0
     reason: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def verify(
@@ -69,7 +71,8 @@ def verify(
     First gradient descent looks for a counterexample. Then CROWN and alpha-CROWN bound each whole box. What they
     leave open goes to branch and bound, on inputs where few of them vary, else on neurons (beta-CROWN). All that
     counts as proven is computed in float64, rounded to nearest; a witness violates the property without tolerance
-    both in the module in float64 and, for an ONNX file, in onnxruntime.
+    both in the module in float64 and, for an ONNX file, in onnxruntime. One exception: where the range of an input holds
+    no float32 number, as that of X_0 = 0.1, a witness has the nearest one, and proofs cover it too; ``notes`` says so.
 
     Args:
         model: a module that maps [B, ...] to [B, K], taken in evaluation mode, or the path of an ONNX file.
@@ -95,22 +98,23 @@ def verify(
             f"the property speaks of {wanted.inputs} inputs, but one input of the network has shape {list(shape)}. Do they "
             "belong together? For a module of your own pass input_shape."
         )
+    wanted, notes = _readable(wanted)
     network = Network.of(module, shape)
     judge = _judge(network, wanted, session)
     for case in wanted.cases:
         # An unsafe set without rows holds every output, so that any input of the box is a counterexample.
         if any(len(one.d) == 0 for one in case.unsafe):
-            return _anywhere(network, case, judge, begun)
+            return replace(_anywhere(network, case, judge, begun), notes=notes)
     problems = [Problem.of(network, case, judge, begun + timeout) for case in wanted.cases]
     run = _Run(problems, seed, descent or Descent(), halving or Halving(), branching or Branching())
     outcome = run.outcome()
     seconds = time.monotonic() - begun
     if outcome.witness is None:
-        return Verdict(outcome.status, outcome.bound, None, None, outcome.domains, seconds, outcome.reason)
+        return Verdict(outcome.status, outcome.bound, None, None, outcome.domains, seconds, outcome.reason, notes)
     x = outcome.witness.unflatten(0, shape)
     with torch.no_grad():
         y = network.double(x[None].double())[0]
-    return Verdict("falsified", outcome.bound, x, y, outcome.domains, seconds)
+    return Verdict("falsified", outcome.bound, x, y, outcome.domains, seconds, notes=notes)
 
 
 def robustness_property(x: Tensor, y: int, within: ThreatSet, classes: int) -> Property:
@@ -137,6 +141,16 @@ def robustness_property(x: Tensor, y: int, within: ThreatSet, classes: int) -> P
         Conjunction((eye[y] - eye[j])[None], torch.zeros(1, dtype=torch.float64)) for j in range(classes) if j != y
     )
     return Property(x.numel(), classes, (Case(lower.flatten(), upper.flatten(), unsafe),))
+
+
+def _readable(wanted: Property) -> tuple[Property, tuple[str, ...]]:
+    """Return the property as a network that reads float32 meets it, and a note if that is another one."""
+    cases = tuple(case.readable() for case in wanted.cases)
+    pairs = list(zip(cases, wanted.cases, strict=True))
+    moved = sum(((a.lower < b.lower) | (a.upper > b.upper)).long() for a, b in pairs)
+    count = int((torch.as_tensor(moved) > 0).sum())
+    note = f"no float32 lies in the range of {count} inputs; the nearest ones stand for it"
+    return replace(wanted, cases=cases), (note,) if count else ()
 
 
 def _anywhere(network: Network, case: Case, judge: Callable[[Tensor], int | None], begun: float) -> Verdict:

@@ -138,10 +138,10 @@ def _transposed(a: Tensor, weight: Tensor, stride: tuple[int, ...], dilation: tu
     if weight.shape[1] > _THIN:
         image = weight.contiguous(memory_format=torch.channels_last)
         return F.conv_transpose2d(a, image, None, stride, 0, 0, 1, dilation)
-    sides = [
+    sides = tuple(
         (side - 1) * step + (taps - 1) * gap + 1
         for side, step, taps, gap in zip(a.shape[2:], stride, kernel, dilation, strict=True)
-    ]
+    )
     return F.fold(weight.flatten(1).t() @ a.flatten(2), sides, kernel, dilation, 0, stride)
 
 
