@@ -1,7 +1,6 @@
 """Trace a module by ``torch.export`` into a :class:`Graph`, kept for as long as the module's structure stays."""
 
 import operator
-import warnings
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.errors import InputError
-from stalwart.core.modes import evaluating
-from stalwart.graph.decompose import DECOMPOSITIONS
+from stalwart.graph.export import alike, decomposed, programs_of
 from stalwart.graph.graph import Graph, Node
 from stalwart.graph.key import structure
 from stalwart.graph.samples import require_separate, require_size_free
-
-_BATCHES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149)
-"""Batches that modules are traced with, two of them; what differs between the two graphs depends on the size of the batch."""
 
 _KEPT = 8
 """Graphs kept for one module; the oldest goes first."""
@@ -55,80 +50,13 @@ def trace(model: nn.Module, x: Tensor) -> Graph:
 
 
 def _checked(model: nn.Module, x: Tensor) -> Graph:
-    programs, batches = _programs(model, x)
-    reader = _Reader(_decomposed(programs[0]), batches[0])
+    programs, batches = programs_of(model, x)
+    reader = _Reader(decomposed(programs[0]), batches[0])
     graph = reader.graph()
-    if not _alike(*programs):
-        require_size_free(graph, _Reader(_decomposed(programs[1]), batches[1]).graph())
+    if not alike(*programs):
+        require_size_free(graph, _Reader(decomposed(programs[1]), batches[1]).graph())
     require_separate(graph, model, reader.repeated)
     return graph
-
-
-def _programs(model: nn.Module, x: Tensor) -> tuple[list[Any], list[int]]:
-    """Return the module exported for two sizes of the batch that none of its own numbers equals, and these sizes."""
-    batches = list(_BATCHES[:2])
-    programs = [_exported(model, x, batch) for batch in batches]
-    # What both programs mention is no size of a batch.
-    own = set.intersection(*(_numbers(program) for program in programs))
-    if own & set(batches):
-        batches = [batch for batch in _BATCHES if batch not in own][:2]
-        programs = [_exported(model, x, batch) for batch in batches]
-    return programs, batches
-
-
-def _numbers(program: Any) -> set[int]:
-    found: set[int] = set()
-    stack = [one for node in program.graph.nodes for one in (*node.args, *node.kwargs.values())]
-    while stack:
-        one = stack.pop()
-        if isinstance(one, list | tuple):
-            stack.extend(one)
-        elif isinstance(one, int):
-            found.add(one)
-    return found
-
-
-def _alike(program: Any, other: Any) -> bool:
-    """Tell whether two programs are the same to the letter, so that neither mentions the size of its batch."""
-    nested = any(node.op == "get_attr" for node in program.graph.nodes)
-    constants, others = ([(key, one) for key, one in sorted(each.constants.items())] for each in (program, other))
-    same = [a[0] == b[0] and _same(a[1], b[1]) for a, b in zip(constants, others, strict=False)]
-    return not nested and str(program.graph) == str(other.graph) and len(constants) == len(others) and all(same)
-
-
-def _same(one: Any, other: Any) -> bool:
-    return (
-        isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape and torch.equal(one, other)
-    )
-
-
-def _exported(model: nn.Module, x: Tensor, batch: int) -> Any:
-    example = x.detach()[:1].expand(batch, *x.shape[1:]).contiguous()
-    with evaluating(model), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            return torch.export.export(model, (example,))
-        except Exception as problem:
-            raise InputError(
-                f"the model cannot be traced by torch.export: {_first_line(problem)}. Bounds need a module whose forward is "
-                "made of torch operators without branches that depend on values."
-            ) from problem
-
-
-def _decomposed(program: Any) -> Any:
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            return program.run_decompositions(DECOMPOSITIONS)
-        except Exception as problem:
-            raise InputError(
-                f"the model's operators cannot be written out in simpler ones: {_first_line(problem)}."
-            ) from problem
-
-
-def _first_line(problem: Exception) -> str:
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return (lines[0] if lines else type(problem).__name__)[:300].rstrip(".")
 
 
 class _Reader:
