@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from stalwart.certify import verify as verify_module
 from stalwart.certify.boxes import varying
 from stalwart.certify.branch import Branching
 from stalwart.certify.dataset import SAMPLES, SUMMARY, certify_dataset
@@ -19,7 +20,7 @@ from stalwart.certify.verify import robustness_property, verify
 from stalwart.certify.violate import Descent, inside
 from stalwart.core.errors import FileError, InputError, UsageError
 from stalwart.core.random import generator
-from stalwart.interchange import Case, Conjunction, Property
+from stalwart.interchange import Case, Conjunction, Property, read_onnx, write_onnx
 from stalwart.sets import L2, Linf
 
 
@@ -190,6 +191,28 @@ def test_fixed_inputs_do_not_count_as_varying():
     assert varying(problem) == 2
     assert (problem.case.lower <= x).all()
     assert problem.case.contains(inside(torch.zeros(1, 30), problem.case)).all()
+
+
+def test_a_file_that_is_imported_wrongly_gets_no_verdict(tmp_path, monkeypatch):
+    model, path = net(0, 4, 8, 2).eval(), tmp_path / "net.onnx"
+    write_onnx(model, torch.rand(2, 4), path)
+    question = prop([0.0] * 4, [1.0] * 4, ([[1.0, 0.0]], [-1e6]))
+    assert verify(path, question, 10).status == "verified"
+    assert verify(path, question, 10).notes == ()
+
+    def wrong(where):
+        found = read_onnx(where)
+        with torch.no_grad():
+            next(found.parameters()).mul_(1.001)
+        return found
+
+    monkeypatch.setattr(verify_module, "read_onnx", wrong)
+    with pytest.raises(InputError, match="else here than in onnxruntime"):
+        verify(path, question, 10)
+    monkeypatch.setattr(verify_module, "has_extra", lambda name: False)
+    found = verify(path, question, 10)
+    assert found.status == "verified"
+    assert "onnxruntime is not installed" in found.notes[0]
 
 
 def test_bad_calls():

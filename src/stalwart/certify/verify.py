@@ -21,10 +21,14 @@ from stalwart.certify.violate import Descent, descend, inside
 from stalwart.core.checks import check_images, check_labels
 from stalwart.core.errors import InputError
 from stalwart.core.numbers import require
-from stalwart.interchange import Case, Conjunction, OnnxSession, Property, read_onnx, read_vnnlib
+from stalwart.core.random import generator
+from stalwart.interchange import Case, Conjunction, OnnxSession, Property, read_onnx, read_vnnlib, require_same
+from stalwart.interchange.onnx_file import has_extra
 from stalwart.sets import Linf, ThreatSet
 
 _ROOT = Ascent(20, 0.5)
+_COMPARED = 4
+"""How many boxes of a property, and inputs of each, are compared with onnxruntime."""
 _SHARE = 0.25
 """The share of the time left that better intermediate intervals may take."""
 
@@ -70,9 +74,12 @@ def verify(
 
     First gradient descent looks for a counterexample. Then CROWN and alpha-CROWN bound each whole box. What they
     leave open goes to branch and bound, on inputs where few of them vary, else on neurons (beta-CROWN). All that
-    counts as proven is computed in float64, rounded to nearest; a witness violates the property without tolerance
-    both in the module in float64 and, for an ONNX file, in onnxruntime. One exception: where the range of an input holds
-    no float32 number, as that of X_0 = 0.1, a witness has the nearest one, and proofs cover it too; ``notes`` says so.
+    counts as proven is computed in float64, rounded to nearest. A witness violates the property without tolerance
+    both in the module in float64 and, for an ONNX file, in onnxruntime, which is first compared with the module on
+    random inputs of the boxes.
+
+    Two exceptions are told in the verdict's ``notes``: without onnxruntime nothing is compared; and where the range of
+    an input holds no float32 number, as that of X_0 = 0.1, a witness has the nearest one, and proofs cover it too.
 
     Args:
         model: a module that maps [B, ...] to [B, K], taken in evaluation mode, or the path of an ONNX file.
@@ -84,12 +91,13 @@ def verify(
 
     Raises:
         FileError: a file is missing or damaged.
-        InputError: network and property do not fit together, or the network has an operator without a bound.
+        InputError: network and property do not fit together, the network has an operator without a bound, or onnxruntime
+            computes something else from the file.
         UsageError: an impossible option.
     """
     require(timeout > 0, f"timeout must be above 0 seconds, got {timeout}.")
     begun = time.monotonic()
-    session = None if isinstance(model, nn.Module) else OnnxSession(model)
+    session, notes = (None, ()) if isinstance(model, nn.Module) else _second_opinion(model)
     module = model if isinstance(model, nn.Module) else read_onnx(model)
     wanted = prop if isinstance(prop, Property) else read_vnnlib(prop)
     shape = tuple(getattr(module, "input_shape", (wanted.inputs,))) if input_shape is None else input_shape
@@ -98,8 +106,11 @@ def verify(
             f"the property speaks of {wanted.inputs} inputs, but one input of the network has shape {list(shape)}. Do they "
             "belong together? For a module of your own pass input_shape."
         )
-    wanted, notes = _readable(wanted)
+    wanted, moved = _readable(wanted)
+    notes += moved
     network = Network.of(module, shape)
+    if session is not None:
+        require_same(session, network.single, network.double, _drawn(wanted, seed).unflatten(1, shape))
     judge = _judge(network, wanted, session)
     for case in wanted.cases:
         # An unsafe set without rows holds every output, so that any input of the box is a counterexample.
@@ -141,6 +152,23 @@ def robustness_property(x: Tensor, y: int, within: ThreatSet, classes: int) -> P
         Conjunction((eye[y] - eye[j])[None], torch.zeros(1, dtype=torch.float64)) for j in range(classes) if j != y
     )
     return Property(x.numel(), classes, (Case(lower.flatten(), upper.flatten(), unsafe),))
+
+
+def _second_opinion(path: Path | str) -> tuple[OnnxSession | None, tuple[str, ...]]:
+    if has_extra("onnxruntime"):
+        return OnnxSession(path), ()
+    return None, (
+        "onnxruntime is not installed, so that neither the import of the file nor a witness was checked with it",
+    )
+
+
+def _drawn(wanted: Property, seed: int) -> Tensor:
+    """Return a few inputs [N, n] drawn uniformly from the first boxes, in float32."""
+    source, drawn = generator(seed, "onnxruntime"), []
+    for case in wanted.cases[:_COMPARED]:
+        share = torch.rand(_COMPARED, wanted.inputs, generator=source)
+        drawn.append(inside((case.lower + share * (case.upper - case.lower)).float(), case))
+    return torch.cat(drawn)
 
 
 def _readable(wanted: Property) -> tuple[Property, tuple[str, ...]]:
