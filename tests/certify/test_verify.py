@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from stalwart.certify import verify as verify_module
+from stalwart.certify.boxes import varying
 from stalwart.certify.branch import Branching
 from stalwart.certify.dataset import SAMPLES, SUMMARY, certify_dataset
 from stalwart.certify.domains import Bounder
@@ -18,7 +20,7 @@ from stalwart.certify.verify import robustness_property, verify
 from stalwart.certify.violate import Descent, inside
 from stalwart.core.errors import FileError, InputError, UsageError
 from stalwart.core.random import generator
-from stalwart.interchange import Case, Conjunction, Property
+from stalwart.interchange import Case, Conjunction, Property, read_onnx, write_onnx
 from stalwart.sets import L2, Linf
 
 
@@ -153,6 +155,64 @@ def test_points_move_inward_when_rounded():
     case = Case(torch.tensor([0.1, 0.3], dtype=torch.float64), torch.tensor([0.7, 0.3001], dtype=torch.float64), ())
     x = inside(torch.tensor([[-1.0, 9.0], [9.0, -1.0]]), case)
     assert case.contains(x).all()
+
+
+@pytest.mark.parametrize(
+    ("unsafe", "status"),
+    [
+        ("(>= Y_0 0.05)", "falsified"),
+        ("(>= Y_0 0.1000000001)", "falsified"),
+        ("(>= Y_0 0.2)", "verified"),
+        # The float32 next to 0.1 is safe, 0.1 itself is not.
+        ("(<= Y_0 0.1)", "timeout"),
+    ],
+)
+def test_inputs_fixed_at_numbers_that_are_no_float32(tmp_path, unsafe, status):
+    path = tmp_path / "prop.vnnlib"
+    path.write_text(
+        "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const Y_0 Real)"
+        f"(assert (= X_0 0.1))(assert (>= X_1 0.0))(assert (<= X_1 1.0))(assert {unsafe})"
+    )
+    model = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        model.weight[:] = torch.tensor([1.0, 0.0])
+    found = verify(model, path, 3)
+    assert found.status == status
+    assert "no float32" in " ".join(found.notes)
+    if status == "falsified":
+        assert float(found.witness[0]) == float(torch.tensor(0.1))
+
+
+def test_fixed_inputs_do_not_count_as_varying():
+    x = torch.full((30,), 0.1, dtype=torch.float64)
+    question = prop(x, torch.cat([x[:28], x[28:] + 0.5]), ([[1.0]], [0.0]))
+    network = Network.of(nn.Linear(30, 1), (30,))
+    problem = Problem.of(network, question.cases[0].readable(), lambda points: None, time.monotonic() + 9)
+    assert varying(problem) == 2
+    assert (problem.case.lower <= x).all()
+    assert problem.case.contains(inside(torch.zeros(1, 30), problem.case)).all()
+
+
+def test_a_file_that_is_imported_wrongly_gets_no_verdict(tmp_path, monkeypatch):
+    model, path = net(0, 4, 8, 2).eval(), tmp_path / "net.onnx"
+    write_onnx(model, torch.rand(2, 4), path)
+    question = prop([0.0] * 4, [1.0] * 4, ([[1.0, 0.0]], [-1e6]))
+    assert verify(path, question, 10).status == "verified"
+    assert verify(path, question, 10).notes == ()
+
+    def wrong(where):
+        found = read_onnx(where)
+        with torch.no_grad():
+            next(found.parameters()).mul_(1.001)
+        return found
+
+    monkeypatch.setattr(verify_module, "read_onnx", wrong)
+    with pytest.raises(InputError, match="else here than in onnxruntime"):
+        verify(path, question, 10)
+    monkeypatch.setattr(verify_module, "has_extra", lambda name: False)
+    found = verify(path, question, 10)
+    assert found.status == "verified"
+    assert "onnxruntime is not installed" in found.notes[0]
 
 
 def test_bad_calls():

@@ -202,6 +202,80 @@ def test_features_as_many_as_a_traced_batch(width):
     assert torch.allclose(run(trace(model, x), model, x), model(x), atol=1e-5)
 
 
+class Tokens(nn.Module):
+    """A class token for every sample before the others, and a position added to each."""
+
+    def __init__(self, repeat):
+        super().__init__()
+        self.lin, self.repeat = nn.Linear(6, 4), repeat
+        self.cls = nn.Parameter(torch.randn(1, 1, 4, generator=generator(0)))
+        self.place = nn.Parameter(torch.randn(1, 4, 4, generator=generator(1)))
+
+    def forward(self, x):
+        return (torch.cat([self.repeat(self.cls, len(x)), self.lin(x)], 1) + self.place).tanh()
+
+
+TOKENS = {
+    "expand": lambda token, rows: token.expand(rows, -1, -1),
+    "from-nothing": lambda token, rows: token[0].expand(rows, 1, 4),
+    "repeat": lambda token, rows: token.repeat(rows, 1, 1),
+    "computed": lambda token, rows: 2 * token.expand(rows, -1, -1).view(rows, 4).unsqueeze(1),
+    "made": lambda token, rows: torch.ones(rows, 1, 4) * token,
+}
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_a_row_for_every_sample(name):
+    model, x = Tokens(TOKENS[name]), torch.rand(5, 3, 6, generator=generator(2))
+    graph = trace(model, x)
+    for rows in (1, 5):
+        assert torch.allclose(run(graph, model, x[:rows]), model(x[:rows]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        lambda token, rows: token.expand(rows, -1, -1).sum(0, keepdim=True),
+        lambda token, rows: token.expand(rows, -1, -1).cumsum(0),
+        lambda token, rows: torch.softmax(token.expand(rows, -1, -1), 0),
+        lambda token, rows: torch.ones(rows, 1, 4).cumsum(0) * token,
+        lambda token, rows: token.expand(rows, -1, -1) / rows,
+    ],
+)
+def test_rows_for_every_sample_must_not_be_mixed_either(mixing):
+    with pytest.raises(InputError, match="batch"):
+        trace(Tokens(lambda token, rows: mixing(token, rows).expand(rows, -1, -1)), torch.rand(5, 3, 6))
+
+
+@pytest.mark.parametrize("width", [101, 103, 107])
+def test_numbers_of_a_module_may_equal_the_sizes_that_it_is_traced_with(width):
+    fixed = nn.Parameter(torch.rand(1, 4, generator=generator(0)))
+    functions = [
+        lambda z: z[:, None] + torch.ones(width, 4),
+        lambda z: z[:, None] * fixed.expand(width, 4),
+        lambda z: z * width + torch.zeros(len(z), 4),
+        lambda z: z[:, :1].expand(-1, width).reshape(-1, width),
+        lambda z: z * sum(z[:, :1] * k for k in range(120)),
+    ]
+    x = torch.rand(3, 3, generator=generator(1))
+    for function in functions:
+        model = Calls(function)
+        assert torch.allclose(run(trace(model, x), model, x), model(x), atol=1e-4)
+
+
+def test_a_program_without_sizes_is_written_out_once(monkeypatch):
+    import sys
+
+    module = sys.modules["stalwart.graph.trace"]
+    seen, original = [], module.decomposed
+    monkeypatch.setattr(module, "decomposed", lambda program: (seen.append(program), original(program))[1])
+    x = torch.rand(2, 3)
+    trace(Calls(lambda z: torch.softmax(z, 1)), x)
+    assert len(seen) == 1
+    trace(Calls(lambda z: z.view(len(z), 2, 2).relu()), x)
+    assert len(seen) == 3
+
+
 def test_tracing_leaves_random_state_alone():
     model, before = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)), torch.get_rng_state()
     trace(model, torch.zeros(2, 3))

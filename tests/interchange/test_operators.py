@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from onnx_graphs import agree, helper, model, node, numbers
+from onnx_graphs import agree, helper, model, node, numbers, save
 from torch.nn import functional as F
 
+from stalwart.core.errors import InputError
+from stalwart.interchange import read_onnx
 from stalwart.interchange.operators.table import OPERATORS
 
 
@@ -301,6 +303,13 @@ POSITIVE = {"Log": [], "Sqrt": [], "Reciprocal": [], "Pow": ["x"]}
 @pytest.mark.parametrize("op", POSITIVE)
 def test_an_operator_on_positive_numbers(op, tmp_path):
     agree(model([node(op, "x", *POSITIVE[op])], [1, 5]), tmp_path, low=0.5, high=3.0)
+
+
+@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER"])
+def test_a_dilated_pool_that_onnxruntime_pads_in_its_own_way_is_refused(auto, tmp_path):
+    pool = node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], dilations=[2, 1], auto_pad=auto)
+    with pytest.raises(InputError, match="MaxPool_of_y.*ambiguous. Give pads"):
+        read_onnx(save(model([pool], IMAGE, opset=12), tmp_path))
 
 
 def test_split_gives_all_its_parts_to_others(tmp_path):

@@ -15,6 +15,7 @@ from stalwart.bounds.lines import check_strategy
 from stalwart.bounds.propagation import Propagation, Refine
 from stalwart.bounds.region import Region
 from stalwart.bounds.rules.elementwise import Function, settled
+from stalwart.bounds.rules.spread import moved
 from stalwart.bounds.rules.table import rule_of
 from stalwart.core.checks import check_images, check_labels
 from stalwart.core.errors import InputError, UsageError
@@ -189,7 +190,9 @@ def propagate(
             )
         if within is not None:
             region = Region(rounding.outward(region.box, within.low, within.high))
-    fixed = graph.fixed(model, None if rigor is None else kind, given=_weight_intervals(model, weights, kind))
+    fixed = graph.fixed(
+        model, None if rigor is None else kind, given=_weight_intervals(model, weights, kind), moved=moved
+    )
     # Optimised slopes hand on no gradients, so that none need be kept.
     with torch.set_grad_enabled(torch.is_grad_enabled() and chosen.inner != "ascent"):
         return Propagation(graph, fixed, region, strategy, REFINERS[chosen.inner](chosen.depth), rigor == "rigorous")
@@ -221,7 +224,10 @@ def _weight_intervals(model: nn.Module, weights: Any, dtype: torch.dtype) -> Map
     for name in ends:
         if name not in named:
             raise UsageError(f"the model has no parameter '{name}'.{suggest(name, named)}")
-    return {name: Interval(low.to(dtype), high.to(dtype)) for name, (low, high) in ends.items()}
+    # A parameter that two modules share varies under each of its names.
+    chosen = {id(named[name]): Interval(low.to(dtype), high.to(dtype)) for name, (low, high) in ends.items()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: chosen[id(parameter)] for name, parameter in every if id(parameter) in chosen}
 
 
 def _by_interval(depth: int | None) -> Refine | None:

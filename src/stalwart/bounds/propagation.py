@@ -13,6 +13,7 @@ from stalwart.bounds.lines import Lines
 from stalwart.bounds.region import Region
 from stalwart.bounds.rules.base import Forms, View, batched_arguments
 from stalwart.bounds.rules.elementwise import Function, lines_of
+from stalwart.bounds.rules.spread import check_uses
 from stalwart.bounds.rules.table import rule_of
 from stalwart.graph import Graph, Node
 
@@ -47,6 +48,7 @@ class Propagation(View):
         self._lines: dict[Node, Lines] = {}
         self._last: dict[Node, Lines] = {}
         self._forms: dict[Node, Forms] = {}
+        check_uses(graph, fixed)
         relaxed = [node for node in graph.nodes if node.batched and node.op != "input" and rule_of(node).relaxed]
         self.relaxed = frozenset(relaxed)
         self.operands = frozenset(parent for node in relaxed for parent in batched_arguments(node))

@@ -168,5 +168,6 @@ class _Kept(dict):
 
 
 def varying(problem: Problem) -> int:
-    """Return how many inputs of the box are not fixed."""
-    return int((problem.case.upper > problem.case.lower).sum())
+    """Return for how many inputs the box leaves a float32 network a choice."""
+    low, high = problem.case.ends(torch.float32)
+    return int((high > low).sum())

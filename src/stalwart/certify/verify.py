@@ -7,7 +7,7 @@ and falsified when one input was found that is unsafe.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,10 +21,14 @@ from stalwart.certify.violate import Descent, descend, inside
 from stalwart.core.checks import check_images, check_labels
 from stalwart.core.errors import InputError
 from stalwart.core.numbers import require
-from stalwart.interchange import Case, Conjunction, OnnxSession, Property, read_onnx, read_vnnlib
+from stalwart.core.random import generator
+from stalwart.interchange import Case, Conjunction, OnnxSession, Property, read_onnx, read_vnnlib, require_same
+from stalwart.interchange.onnx_file import has_extra
 from stalwart.sets import Linf, ThreatSet
 
 _ROOT = Ascent(20, 0.5)
+_COMPARED = 4
+"""How many boxes of a property, and inputs of each, are compared with onnxruntime."""
 _SHARE = 0.25
 """The share of the time left that better intermediate intervals may take."""
 
@@ -42,6 +46,7 @@ class Verdict:
         domains: how many pieces were bounded.
         seconds: the time it took.
         reason: why nothing was decided.
+        notes: what else whoever relies on the verdict should know.
     """
 
     status: str
@@ -51,6 +56,7 @@ class Verdict:
     domains: int = 0
     seconds: float = 0.0
     reason: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def verify(
@@ -68,8 +74,12 @@ def verify(
 
     First gradient descent looks for a counterexample. Then CROWN and alpha-CROWN bound each whole box. What they
     leave open goes to branch and bound, on inputs where few of them vary, else on neurons (beta-CROWN). All that
-    counts as proven is computed in float64, rounded to nearest; a witness violates the property without tolerance
-    both in the module in float64 and, for an ONNX file, in onnxruntime.
+    counts as proven is computed in float64, rounded to nearest. A witness violates the property without tolerance
+    both in the module in float64 and, for an ONNX file, in onnxruntime, which is first compared with the module on
+    random inputs of the boxes.
+
+    Two exceptions are told in the verdict's ``notes``: without onnxruntime nothing is compared; and where the range of
+    an input holds no float32 number, as that of X_0 = 0.1, a witness has the nearest one, and proofs cover it too.
 
     Args:
         model: a module that maps [B, ...] to [B, K], taken in evaluation mode, or the path of an ONNX file.
@@ -81,12 +91,13 @@ def verify(
 
     Raises:
         FileError: a file is missing or damaged.
-        InputError: network and property do not fit together, or the network has an operator without a bound.
+        InputError: network and property do not fit together, the network has an operator without a bound, or onnxruntime
+            computes something else from the file.
         UsageError: an impossible option.
     """
     require(timeout > 0, f"timeout must be above 0 seconds, got {timeout}.")
     begun = time.monotonic()
-    session = None if isinstance(model, nn.Module) else OnnxSession(model)
+    session, notes = (None, ()) if isinstance(model, nn.Module) else _second_opinion(model)
     module = model if isinstance(model, nn.Module) else read_onnx(model)
     wanted = prop if isinstance(prop, Property) else read_vnnlib(prop)
     shape = tuple(getattr(module, "input_shape", (wanted.inputs,))) if input_shape is None else input_shape
@@ -95,22 +106,26 @@ def verify(
             f"the property speaks of {wanted.inputs} inputs, but one input of the network has shape {list(shape)}. Do they "
             "belong together? For a module of your own pass input_shape."
         )
+    wanted, moved = _readable(wanted)
+    notes += moved
     network = Network.of(module, shape)
+    if session is not None:
+        require_same(session, network.single, network.double, _drawn(wanted, seed).unflatten(1, shape))
     judge = _judge(network, wanted, session)
     for case in wanted.cases:
         # An unsafe set without rows holds every output, so that any input of the box is a counterexample.
         if any(len(one.d) == 0 for one in case.unsafe):
-            return _anywhere(network, case, judge, begun)
+            return replace(_anywhere(network, case, judge, begun), notes=notes)
     problems = [Problem.of(network, case, judge, begun + timeout) for case in wanted.cases]
     run = _Run(problems, seed, descent or Descent(), halving or Halving(), branching or Branching())
     outcome = run.outcome()
     seconds = time.monotonic() - begun
     if outcome.witness is None:
-        return Verdict(outcome.status, outcome.bound, None, None, outcome.domains, seconds, outcome.reason)
+        return Verdict(outcome.status, outcome.bound, None, None, outcome.domains, seconds, outcome.reason, notes)
     x = outcome.witness.unflatten(0, shape)
     with torch.no_grad():
         y = network.double(x[None].double())[0]
-    return Verdict("falsified", outcome.bound, x, y, outcome.domains, seconds)
+    return Verdict("falsified", outcome.bound, x, y, outcome.domains, seconds, notes=notes)
 
 
 def robustness_property(x: Tensor, y: int, within: ThreatSet, classes: int) -> Property:
@@ -137,6 +152,33 @@ def robustness_property(x: Tensor, y: int, within: ThreatSet, classes: int) -> P
         Conjunction((eye[y] - eye[j])[None], torch.zeros(1, dtype=torch.float64)) for j in range(classes) if j != y
     )
     return Property(x.numel(), classes, (Case(lower.flatten(), upper.flatten(), unsafe),))
+
+
+def _second_opinion(path: Path | str) -> tuple[OnnxSession | None, tuple[str, ...]]:
+    if has_extra("onnxruntime"):
+        return OnnxSession(path), ()
+    return None, (
+        "onnxruntime is not installed, so that neither the import of the file nor a witness was checked with it",
+    )
+
+
+def _drawn(wanted: Property, seed: int) -> Tensor:
+    """Return a few inputs [N, n] drawn uniformly from the first boxes, in float32."""
+    source, drawn = generator(seed, "onnxruntime"), []
+    for case in wanted.cases[:_COMPARED]:
+        share = torch.rand(_COMPARED, wanted.inputs, generator=source)
+        drawn.append(inside((case.lower + share * (case.upper - case.lower)).float(), case))
+    return torch.cat(drawn)
+
+
+def _readable(wanted: Property) -> tuple[Property, tuple[str, ...]]:
+    """Return the property as a network that reads float32 meets it, and a note if that is another one."""
+    cases = tuple(case.readable() for case in wanted.cases)
+    pairs = list(zip(cases, wanted.cases, strict=True))
+    moved = sum(((a.lower < b.lower) | (a.upper > b.upper)).long() for a, b in pairs)
+    count = int((torch.as_tensor(moved) > 0).sum())
+    note = f"no float32 lies in the range of {count} inputs; the nearest ones stand for it"
+    return replace(wanted, cases=cases), (note,) if count else ()
 
 
 def _anywhere(network: Network, case: Case, judge: Callable[[Tensor], int | None], begun: float) -> Verdict:

@@ -31,10 +31,7 @@ class Descent:
 
 def inside(x: Tensor, case: Case) -> Tensor:
     """Return x [N, n] moved into the box of a case, in the precision of x: rounded inward, where the box has such numbers."""
-    lower, upper = case.lower.to(x.dtype), case.upper.to(x.dtype)
-    far = torch.full_like(lower, torch.inf)
-    lower = torch.where(lower.double() < case.lower, torch.nextafter(lower, far), lower)
-    upper = torch.where(upper.double() > case.upper, torch.nextafter(upper, -far), upper)
+    lower, upper = case.ends(x.dtype)
     return torch.minimum(torch.maximum(x, lower), upper)
 
 

@@ -26,6 +26,7 @@ def certify_property(network: Path, prop: Path, timeout: float, seed: int, out: 
     lines = [f"{found.status} after {found.seconds:.1f} s and {found.domains} domains"]
     if found.status in {"unknown", "timeout"}:
         lines.append(f"proven so far: the worst margin is at least {found.bound:.6g}; {found.reason}")
+    lines += [f"note: {note}" for note in found.notes]
     if out is not None:
         lines.append(f"result: {out}")
     return "\n".join(lines)

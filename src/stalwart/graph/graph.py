@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stalwart.core.errors import InputError
-
 
 @dataclass(frozen=True, eq=False)
 class Node:
@@ -72,14 +70,19 @@ class Graph:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def fixed(
-        self, model: nn.Module, dtype: torch.dtype | None = None, given: Mapping[str, Any] | None = None
+        self,
+        model: nn.Module,
+        dtype: torch.dtype | None = None,
+        given: Mapping[str, Any] | None = None,
+        moved: Callable[[Node, Callable[[Node], Any], Mapping[str, str]], Any] | None = None,
     ) -> dict[Node, Any]:
         """Evaluate everything that does not depend on the input, from the module's parameters as they are now.
 
         Args:
             model: the module that was traced, or one of the same structure.
             dtype: floating-point parameters are converted to it first.
-            given: values to use instead of parameters and buffers, by name in the module.
+            given: values to use instead of parameters and buffers, by name in the module; no tensors necessarily.
+            moved: evaluates operators on such values, from the node, what gives its arguments' values, and ``sources``.
         """
         values: dict[Node, Any] = {}
         for node in self.nodes:
@@ -97,11 +100,11 @@ class Graph:
                     value = value.to(dtype)
                 values[node] = value
             else:
-                if any(not isinstance(values[parent], Tensor) for parent in node.parents):
-                    raise InputError(
-                        f"{node.where} changes a parameter before its use; only plain uses take an interval."
-                    )
-                values[node] = evaluate(node, values.__getitem__, dtype)
+                plain = moved is None or all(isinstance(values[parent], Tensor) for parent in node.parents)
+                if moved is None or plain:
+                    values[node] = evaluate(node, values.__getitem__, dtype)
+                else:
+                    values[node] = moved(node, values.__getitem__, self.sources)
         return values
 
     def describe(self) -> list[str]:

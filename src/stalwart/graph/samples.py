@@ -1,5 +1,7 @@
 """Checks that a traced graph treats the samples of a batch one by one, whatever their number."""
 
+from collections.abc import Set
+
 import torch
 from torch import Tensor, nn
 
@@ -21,10 +23,11 @@ def require_size_free(graph: Graph, other: Graph) -> None:
         raise InputError(f"the model's operators depend on the size of the batch; {_ADVICE}")
 
 
-def require_separate(graph: Graph, model: nn.Module) -> None:
+def require_separate(graph: Graph, model: nn.Module, repeated: Set[Node] = frozenset()) -> None:
     """Raise InputError unless each operator gives a sample among others what it gives that sample alone.
 
-    Each operator is run on random values of its own, so that none before it can hide what it does.
+    Each operator is run on random values of its own, so that none before it can hide what it does. So are those that do not
+    depend on the input but on ``repeated`` rows, one a sample: of them the graph keeps one row.
     """
     source = generator(0, "samples")
     parameters = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -36,10 +39,12 @@ def require_separate(graph: Graph, model: nn.Module) -> None:
         device = "cpu" if like is None else like.device
         values: dict[Node, Tensor] = {}
         for node in graph.nodes:
-            if not node.batched:
+            if not node.batched and node not in repeated:
                 continue
             if node is graph.input:
                 out = torch.zeros(_ROWS, *node.shape, dtype=dtype, device=device)
+            elif not any(parent in values for parent in node.parents):
+                out = fixed[node].expand(_ROWS, *fixed[node].shape[1:])
             else:
                 out = _separate(node, fixed, values)
             if out.is_floating_point():
@@ -49,12 +54,12 @@ def require_separate(graph: Graph, model: nn.Module) -> None:
 
 def _separate(node: Node, fixed: dict[Node, Tensor], values: dict[Node, Tensor]) -> Tensor:
     def alone(row: int) -> Tensor:
-        return _first(evaluate(node, lambda one: values[one][row : row + 1] if one.batched else fixed[one]))
+        return _first(evaluate(node, lambda one: values[one][row : row + 1] if one in values else fixed[one]))
 
     if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
         raise InputError(f"{node.where} draws random numbers; bounds need a model that draws none.")
     try:
-        out = _first(evaluate(node, lambda one: values[one] if one.batched else fixed[one]))
+        out = _first(evaluate(node, lambda one: values[one] if one in values else fixed[one]))
         single = torch.cat([alone(row) for row in range(_ROWS)])
     except (RuntimeError, IndexError, ValueError) as problem:
         raise InputError(f"{node.where} takes a batch of one size only ({problem}); {_ADVICE}") from problem

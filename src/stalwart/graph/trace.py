@@ -1,7 +1,6 @@
 """Trace a module by ``torch.export`` into a :class:`Graph`, kept for as long as the module's structure stays."""
 
 import operator
-import warnings
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.errors import InputError
-from stalwart.core.modes import evaluating, stepwise
-from stalwart.graph.decompose import DECOMPOSITIONS
+from stalwart.graph.export import alike, decomposed, programs_of
 from stalwart.graph.graph import Graph, Node
 from stalwart.graph.key import structure
 from stalwart.graph.samples import require_separate, require_size_free
-
-_BATCHES = (101, 103)
-"""The batches that modules are traced with; what differs between the two graphs depends on the size of the batch."""
 
 _KEPT = 8
 """Graphs kept for one module; the oldest goes first."""
@@ -25,6 +20,7 @@ _KEPT = 8
 _CACHE: weakref.WeakKeyDictionary[nn.Module, dict[Any, Graph]] = weakref.WeakKeyDictionary()
 _RESHAPES = {"view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_copy"}
 _PIECES = {"split", "split_with_sizes", "chunk", "unbind", "tensor_split"}
+_SIZED = {"expand", "repeat", "broadcast_to"}
 _MAKERS = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full"}
 _ALIASES = {"t": "transpose", "_to_copy": "to", "convolution": "convolution"}
 
@@ -54,30 +50,13 @@ def trace(model: nn.Module, x: Tensor) -> Graph:
 
 
 def _checked(model: nn.Module, x: Tensor) -> Graph:
-    graph, other = (_trace(model, x, batch) for batch in _BATCHES)
-    require_size_free(graph, other)
-    require_separate(graph, model)
+    programs, batches = programs_of(model, x)
+    reader = _Reader(decomposed(programs[0]), batches[0])
+    graph = reader.graph()
+    if not alike(*programs):
+        require_size_free(graph, _Reader(decomposed(programs[1]), batches[1]).graph())
+    require_separate(graph, model, reader.repeated)
     return graph
-
-
-def _trace(model: nn.Module, x: Tensor, batch: int) -> Graph:
-    example = x.detach()[:1].expand(batch, *x.shape[1:]).contiguous()
-    with evaluating(model), stepwise(), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            program = torch.export.export(model, (example,))
-            program = program.run_decompositions(DECOMPOSITIONS)
-        except Exception as problem:
-            raise InputError(
-                f"the model cannot be traced by torch.export: {_first_line(problem)}. Bounds need a module whose forward is "
-                "made of torch operators without branches that depend on values."
-            ) from problem
-    return _Reader(program, batch).graph()
-
-
-def _first_line(problem: Exception) -> str:
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return (lines[0] if lines else type(problem).__name__)[:300].rstrip(".")
 
 
 class _Reader:
@@ -89,6 +68,8 @@ class _Reader:
         self.made: dict[str, Node] = {}
         self.pieces: dict[str, tuple[Node, list[tuple[int, int, int | None]]]] = {}
         self.nodes: list[Node] = []
+        self.repeated: set[Node] = set()
+        """Nodes that do not depend on the input and hold the same row for every sample; their value has one row."""
         self.constants: dict[str, Tensor] = {}
         self.sources: dict[str, str] = {}
 
@@ -130,11 +111,8 @@ class _Reader:
         if name in _PIECES and isinstance(raw.args[0], torch.fx.Node):
             self._split(raw, name, args)
             return
-        if name in _MAKERS and not batched:
-            # A state made for the traced batch; of one row it fits every batch.
-            sizes = 1 if name.startswith("new_") else 0
-            if args[sizes] and args[sizes][0] == self.batch:
-                args = (*args[:sizes], [1, *args[sizes][1:]], *args[sizes + 1 :])
+        if not batched and self._repeats(raw, name, args, kwargs, path):
+            return
         if batched:
             shape = self._shape(raw)
             if name == "_native_batch_norm_legit_no_training":
@@ -161,7 +139,35 @@ class _Reader:
             if name in {"matmul", "mm", "bmm"} and _depends(args[0]) and _depends(args[1]):
                 self._product(raw, args)
                 return
+            if name in _JOINS:
+                self._keep(raw, name, _JOINS[name], args, kwargs, True)
+                return
         self._keep(raw, name, raw.target, args, kwargs, batched)
+
+    def _repeats(self, raw: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], path: str) -> bool:
+        """Keep what repeats a row for every sample, or computes with such, and tell whether this is it.
+
+        A state made for the traced batch, or a parameter expanded to it, fits every batch when it has one row.
+        """
+        shape = self._shape(raw)
+        sizes = 1 if name.startswith("new_") or name in _SIZED else 0
+        if name in _MAKERS | _SIZED and _first(args, sizes) == self.batch:
+            one = (*args[:sizes], [1, *args[sizes][1:]], *args[sizes + 1 :])
+            self.repeated.add(self._keep(raw, name, raw.target, one, kwargs, False))
+            return True
+        if not self.repeated.intersection(_flat((*args, *kwargs.values()))):
+            return False
+        if shape is None or not shape or shape[0] != self.batch:
+            raise InputError(
+                f"'{name}' in module '{path}' moves or merges the batch axis (its result has shape {shape}); bounds need "
+                "axis 0 to be the batch everywhere."
+            )
+        if name in _RESHAPES or name == "expand":
+            target, rest = (_expand if name == "expand" else _reshape), (args[0], shape[1:])
+            self.repeated.add(self._keep(raw, name, target, rest, {}, False))
+        else:
+            self.repeated.add(self._keep(raw, name, raw.target, args, kwargs, False))
+        return True
 
     def _product(self, raw: Any, args: tuple[Any, ...]) -> None:
         """Write a product of two matrices that both depend on the input as products of entries and sums."""
@@ -265,6 +271,29 @@ def _reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _expand(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x.expand(x.shape[0], *shape)
+
+
+def _whole(tensors: list[Tensor]) -> list[Tensor]:
+    """Return tensors to be joined, of which some have one row for every sample, with all their rows."""
+    rows = max(len(one) for one in tensors)
+    return [one.expand(rows, *one.shape[1:]) for one in tensors]
+
+
+def _cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    return torch.cat(_whole(tensors), dim)
+
+
+def _stack(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    return torch.stack(_whole(tensors), dim)
+
+
+_JOINS = {"cat": _cat, "stack": _stack}
+
+
+def _first(args: tuple[Any, ...], place: int) -> Any:
+    """Return the first of an argument's numbers."""
+    given = args[place] if len(args) > place else None
+    return given[0] if isinstance(given, list | tuple) and given else None
 
 
 def _batch_norm(args: tuple[Any, ...]) -> tuple[Any, ...]:

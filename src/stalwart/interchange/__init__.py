@@ -2,7 +2,7 @@
 
 from stalwart.interchange.onnx_export import write_onnx
 from stalwart.interchange.onnx_import import OnnxNet, read_onnx
-from stalwart.interchange.onnx_run import OnnxSession, check_against_onnxruntime
+from stalwart.interchange.onnx_run import OnnxSession, check_against_onnxruntime, require_same
 from stalwart.interchange.property import Case, Conjunction, Property
 from stalwart.interchange.vnncomp import Instance, read_counterexample, read_instances, write_result
 from stalwart.interchange.vnnlib import read_vnnlib
@@ -19,6 +19,7 @@ __all__ = [
     "read_instances",
     "read_onnx",
     "read_vnnlib",
+    "require_same",
     "write_onnx",
     "write_result",
 ]

@@ -1,6 +1,7 @@
 """ONNX files as data: parsed and checked, never executed; files that reach outside themselves are refused."""
 
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ def extra(name: str) -> Any:
         raise UsageError(
             f"reading and writing ONNX needs the package '{name}': pip install 'stalwart[onnx]'."
         ) from problem
+
+
+def has_extra(name: str) -> bool:
+    """Tell whether ``onnx`` or ``onnxruntime`` is installed."""
+    return importlib.util.find_spec(name) is not None
 
 
 def load_model(path: Path | str) -> Any:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Float32
-from torch import Tensor
+from torch import Tensor, nn
 
 from stalwart.core.errors import InputError
 from stalwart.core.numbers import require
@@ -112,6 +112,41 @@ def check_against_onnxruntime(
             f"more than {tolerance:g}. Do not trust results on this network; please report the file."
         )
     return found
+
+
+def require_same(
+    session: OnnxSession, single: nn.Module, double: nn.Module, x: Float32[Tensor, " batch *shape"]
+) -> None:
+    """Refuse an imported network that computes something else than onnxruntime, whatever the size of its numbers.
+
+    What counts as rounding is 1e-4 of the outputs' size, or 64 times what the network's own float32 evaluation is off.
+
+    Args:
+        session: the file in onnxruntime.
+        single: the network in float32.
+        double: the same in float64.
+        x: inputs, shaped for the network. Where both sides give NaN or infinity nothing is compared.
+
+    Raises:
+        InputError: the outputs differ, or onnxruntime fails.
+    """
+    theirs = session.run(x)
+    with torch.no_grad():
+        ours, exact = single(x), double(x.double())
+    fine = [y.isfinite().all(1) for y in (theirs, ours)]
+    rows = fine[0] & fine[1] & exact.isfinite().all(1)
+    found, allowed = torch.inf, 1e-4
+    if torch.equal(*fine):
+        if not rows.any():
+            return
+        size = theirs[rows].abs().max().clamp_min(1e-30)
+        found = float((ours - theirs)[rows].abs().max() / size)
+        allowed = max(allowed, 64 * float((ours - exact)[rows].abs().max() / size))
+    if not found <= allowed:
+        raise InputError(
+            f"{session.path} computes something else here than in onnxruntime: the outputs differ by {found:.3g} of their "
+            f"size, more than {allowed:.3g}. No verdict would hold for the file; please report it."
+        )
 
 
 def difference(ours: Float[Tensor, " batch outputs"], theirs: Float[Tensor, " batch outputs"]) -> float:

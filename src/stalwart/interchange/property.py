@@ -1,6 +1,6 @@
 """What a VNN-LIB file asks: is there an input in one of these boxes whose output is unsafe?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -57,6 +57,32 @@ class Case:
         """Tell which inputs lie in the box, give or take ``tolerance`` in each coordinate."""
         wide = x.double()
         return ((wide >= self.lower - tolerance) & (wide <= self.upper + tolerance)).all(1)
+
+    def ends(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the smallest and the largest numbers of a type in the box, crossed where it holds none."""
+        lower, upper = self.lower.to(dtype), self.upper.to(dtype)
+        far = torch.full_like(lower, torch.inf)
+        lower = torch.where(lower.double() < self.lower, torch.nextafter(lower, far), lower)
+        upper = torch.where(upper.double() > self.upper, torch.nextafter(upper, -far), upper)
+        return lower, upper
+
+    def readable(self) -> "Case":
+        """Return the case for a network that reads float32: inputs whose range holds no such number get the nearest ones.
+
+        An input fixed at 0.1 reaches the network as the float32 nearest to it, half a unit in the last place away. The box
+        grows by that much, so that it holds both: what is proven on it is proven on the original one. A few float64 units
+        more keep the original ends inside when a bound computes with centre and radius.
+        """
+        low, high = self.ends(torch.float32)
+        near = [end.float().double() for end in (self.lower, self.upper)]
+        grows = (low > high) & near[0].isfinite() & near[1].isfinite()
+        lower, upper = torch.minimum(self.lower, near[0]), torch.maximum(self.upper, near[1])
+        room = 16 * _UNIT * torch.maximum(lower.abs(), upper.abs())
+        return replace(
+            self,
+            lower=torch.where(grows, lower - room, self.lower),
+            upper=torch.where(grows, upper + room, self.upper),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -119,9 +119,14 @@ def batched_arguments(node: Node) -> list[Node]:
     return list(dict.fromkeys(parent for parent in node.parents if parent.batched))
 
 
-def apply(node: Node, values: dict[Node, Tensor], view: View) -> Tensor:
-    """Run the operator on these values of the parents that depend on the input."""
-    found: Tensor = evaluate(node, lambda parent: values[parent] if parent.batched else view.fixed(parent))
+def apply(node: Node, values: dict[Node, Tensor], view: View, end: str = "lower") -> Tensor:
+    """Run the operator on these values of the parents that depend on the input, and on one end of weights that vary."""
+
+    def value_of(parent: Node) -> Any:
+        value = values[parent] if parent.batched else view.fixed(parent)
+        return getattr(value, end) if isinstance(value, Interval) else value
+
+    found: Tensor = evaluate(node, value_of)
     return found
 
 
@@ -132,6 +137,23 @@ def dot(coefficients: Tensor, value: Tensor) -> Tensor:
         # One vector for all samples is one product, where a batch of small ones would be several times slower.
         return torch.mv(coefficients.reshape(batch * rows, -1), value.reshape(-1)).reshape(batch, rows)
     return torch.matmul(coefficients.reshape(batch, rows, -1), value.reshape(value.shape[0], -1, 1)).squeeze(-1)
+
+
+def least(coefficients: Tensor, value: Any, shape: tuple[int, ...]) -> Tensor:
+    """Return the smallest Σ coefficients * v [B, S] for a fixed v, or over an interval of them, broadcast to ``shape``."""
+    if isinstance(value, Interval):
+        centre, reach = (part.expand(1, *shape) for part in (value.centre, value.reach))
+        return dot(coefficients, centre) - dot(coefficients.abs(), reach)
+    plain = torch.as_tensor(value, dtype=coefficients.dtype, device=coefficients.device)
+    return dot(coefficients, plain.expand(1, *shape))
+
+
+def ends_of(value: Any) -> Interval:
+    """Return a fixed value, tensor or number, as an interval; intervals as they are."""
+    if isinstance(value, Interval):
+        return value
+    plain = torch.as_tensor(value)
+    return Interval(plain, plain)
 
 
 def each_row(function: Callable[[Tensor], Tensor], coefficients: Tensor) -> Tensor:

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from stalwart.bounds.interval import Interval
-from stalwart.bounds.rules.base import Forms, Rule, View, Walk, dot
+from stalwart.bounds.rules.base import Forms, Rule, View, Walk, ends_of, least
 from stalwart.bounds.rules.weighted import _sum_to
 from stalwart.graph import Node
 
@@ -39,8 +38,7 @@ class Difference(Rule):
                 flat = _sum_to(coefficients.flatten(0, 1), one.shape)
                 walk.send(one, sign * flat.unflatten(0, coefficients.shape[:2]))
             else:
-                value = torch.as_tensor(walk.view.fixed(one), dtype=coefficients.dtype, device=coefficients.device)
-                walk.add(sign * dot(coefficients, value.expand(1, *node.shape)))
+                walk.add(least(sign * coefficients, walk.view.fixed(one), node.shape))
 
     def forward(self, node: Node, forms: Callable[[Node], Forms], view: View) -> Forms:
         """Subtract opposite sides."""
@@ -48,10 +46,15 @@ class Difference(Rule):
         a, b = _sides(x, forms, view), _sides(y, forms, view)
         if alpha < 0:
             b = Forms(b.upper_slope, b.upper, b.lower_slope, b.lower)
+
+        def whole(slope: Tensor) -> Tensor:
+            # A fixed operand may be larger than the other one, and has no slopes.
+            return slope.expand(*slope.shape[:2], *node.shape)
+
         return Forms(
-            a.lower_slope - alpha * b.upper_slope,
+            whole(a.lower_slope - alpha * b.upper_slope),
             a.lower - alpha * b.upper,
-            a.upper_slope - alpha * b.lower_slope,
+            whole(a.upper_slope - alpha * b.lower_slope),
             a.upper - alpha * b.lower,
         )
 
@@ -59,15 +62,12 @@ class Difference(Rule):
 def _ends(value: Any, view: View) -> Interval:
     if isinstance(value, Node) and value.batched:
         return view.interval(value)
-    fixed = view.fixed(value)
-    if isinstance(fixed, Interval):
-        return fixed
-    value = torch.as_tensor(fixed)
-    return Interval(value, value)
+    return ends_of(view.fixed(value))
 
 
 def _sides(value: Any, forms: Callable[[Node], Forms], view: View) -> Forms:
     if isinstance(value, Node) and value.batched:
         return forms(value)
-    fixed = torch.as_tensor(view.fixed(value))
-    return Forms(fixed.new_zeros(()), fixed, fixed.new_zeros(()), fixed)
+    fixed = ends_of(view.fixed(value))
+    nothing = fixed.lower.new_zeros(())
+    return Forms(nothing, fixed.lower, nothing, fixed.upper)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stalwart.bounds.elementwise import ELEMENTWISE
+from stalwart.bounds.envelope import Envelope
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import Lines
 from stalwart.bounds.patches import Patches, fast, is_wide
@@ -19,6 +20,8 @@ from stalwart.graph import Node
 
 
 def _per_channel(value: Any, node: Node) -> Any:
+    if isinstance(value, Interval):
+        return Interval(_per_channel(value.lower, node), _per_channel(value.upper, node))
     return value.reshape(-1, *[1] * (len(node.shape) - 1)) if isinstance(value, Tensor) and value.numel() > 1 else value
 
 
@@ -56,6 +59,13 @@ def _heaviside(node: Node, view: View) -> tuple[str, dict[str, Any]]:
     return "heaviside", {}
 
 
+def _length(node: Node, view: View) -> Any:
+    length = view.fixed(node.args[1])
+    if isinstance(length, Interval) and bool((length.lower < 0).any()):
+        raise InputError(f"{node.where}: the length of a ramp ranges below 0; let it vary less.")
+    return length
+
+
 _BUILDERS: dict[str, Callable[[Node, View], tuple[str, dict[str, Any]]]] = {
     "leaky_relu": lambda n, v: ("leaky_relu", {"negative_slope": float(_argument(n, v, 1, "negative_slope", 0.01))}),
     "prelu": lambda n, v: ("prelu", {"weight": _per_channel(_argument(n, v, 1, "weight", None), n)}),
@@ -84,14 +94,20 @@ _BUILDERS: dict[str, Callable[[Node, View], tuple[str, dict[str, Any]]]] = {
         "keep",
         {"threshold": v.fixed(n.args[1]), "hard": n.args[2], "strict": n.args[3]},
     ),
-    "stalwart::param_ramp": lambda n, v: ("param_ramp", {"r": v.fixed(n.args[1]), "eta": v.fixed(n.args[2])}),
+    "stalwart::param_ramp": lambda n, v: ("param_ramp", {"r": _length(n, v), "eta": v.fixed(n.args[2])}),
 }
 
 
 def function_of(node: Node, view: View) -> Any:
     """Return the function that an elementwise node computes, with its parameters as they are now."""
     name, options = _BUILDERS[node.op](node, view) if node.op in _BUILDERS else (node.op, {})
-    return lookup("elementwise function", ELEMENTWISE, name)(**options)
+    maker = lookup("elementwise function", ELEMENTWISE, name)
+    spread = [key for key, value in options.items() if isinstance(value, Interval)]
+    if not spread:
+        return maker(**options)
+    # The two parameters that may vary, a PReLU's slope and a ramp's length, move every value one way.
+    ends = [maker(**{**options, spread[0]: end}) for end in (options[spread[0]].lower, options[spread[0]].upper)]
+    return Envelope(*(reversed(ends) if name == "prelu" else ends))
 
 
 class Function(Rule):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.patches import Patches
-from stalwart.bounds.rules.base import Forms, Rule, View, Walk, apply, batched_arguments, dot
+from stalwart.bounds.rules.base import Forms, Rule, View, Walk, apply, batched_arguments, least
 from stalwart.graph import Node
 
 
@@ -22,7 +22,7 @@ class Move(Rule):
         ends = {parent: view.interval(parent) for parent in parents}
         return Interval(
             apply(node, {parent: end.lower for parent, end in ends.items()}, view),
-            apply(node, {parent: end.upper for parent, end in ends.items()}, view),
+            apply(node, {parent: end.upper for parent, end in ends.items()}, view, "upper"),
         )
 
     def backward(self, node: Node, coefficients: Tensor, walk: Walk) -> None:
@@ -34,10 +34,15 @@ class Move(Rule):
         def linear(*values: Tensor) -> Tensor:
             return apply(node, dict(zip(parents, values, strict=True)), walk.view)
 
+        flat = coefficients.flatten(0, 1)
         offset, transpose = torch.func.vjp(linear, *zeros)[:2]
-        for parent, found in zip(parents, transpose(coefficients.flatten(0, 1)), strict=True):
+        for parent, found in zip(parents, transpose(flat), strict=True):
             walk.send(parent, found.unflatten(0, (batch, rows)))
-        walk.add((coefficients.flatten(0, 1) * offset).flatten(1).sum(1).unflatten(0, (batch, rows)))
+        constant = flat * offset
+        if any(isinstance(walk.view.fixed(parent), Interval) for parent in node.parents if not parent.batched):
+            most = apply(node, dict(zip(parents, zeros, strict=True)), walk.view, "upper")
+            constant = torch.minimum(constant, flat * most)
+        walk.add(constant.flatten(1).sum(1).unflatten(0, (batch, rows)))
 
     def forward(self, node: Node, forms: Callable[[Node], Forms], view: View) -> Forms:
         """Apply the operator to intercepts and its linear part to slopes."""
@@ -55,7 +60,7 @@ class Move(Rule):
             slopes("lower_slope"),
             apply(node, {parent: form.lower for parent, form in given.items()}, view),
             slopes("upper_slope"),
-            apply(node, {parent: form.upper for parent, form in given.items()}, view),
+            apply(node, {parent: form.upper for parent, form in given.items()}, view, "upper"),
         )
 
 
@@ -97,8 +102,7 @@ class Add(Move):
             if isinstance(one, Node) and one.batched:
                 walk.send(one, coefficients.clone() if number else coefficients)
             else:
-                value = torch.as_tensor(walk.view.fixed(one), dtype=coefficients.dtype, device=coefficients.device)
-                walk.add(dot(coefficients, value.expand(1, *node.shape)))
+                walk.add(least(coefficients, walk.view.fixed(one), node.shape))
 
     def patched(self, node: Node, patches: Patches, walk: Walk) -> bool:
         """Hand the patches to both operands, where neither is fixed."""

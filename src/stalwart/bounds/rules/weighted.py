@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.patches import Patches
-from stalwart.bounds.rules.base import Forms, Rule, View, Walk, batched_arguments, dot, each_row
+from stalwart.bounds.rules.base import Forms, Rule, View, Walk, batched_arguments, dot, each_row, ends_of, least
 from stalwart.core.errors import InputError
 from stalwart.graph import Node
 
@@ -63,18 +63,17 @@ class Weighted(Rule):
             x = walk.view.interval(parent)
             spread = self.times(node, walk.view, weight.reach, torch.maximum(x.lower.abs(), x.upper.abs()))
             walk.add(-dot(coefficients.abs(), spread))
-        if isinstance(bias, Interval):
-            walk.add(dot(coefficients, bias.centre.expand(1, *node.shape)))
-            walk.add(-dot(coefficients.abs(), bias.reach.expand(1, *node.shape)))
-        elif bias is not None:
-            walk.add(dot(coefficients, bias.expand(1, *node.shape)))
+        if bias is not None:
+            walk.add(least(coefficients, bias, node.shape))
 
     def forward(self, node: Node, forms: Callable[[Node], Forms], view: View) -> Forms:
         """W⁺ takes the same side, W⁻ the other (Lyu et al., 2021, section 3.2)."""
         (parent,) = batched_arguments(node)
         x, weight, bias = forms(parent), self.weight(node, view), self.bias(node, view)
-        if isinstance(weight, Interval) or isinstance(bias, Interval):
-            raise InputError("forward linear bounds take no intervals of weights; use method 'ibp' or 'crown-ibp'.")
+        if isinstance(weight, Interval):
+            raise InputError(
+                f"{node.where}: linear forms take no interval of factors; use method 'ibp' or 'crown-ibp'."
+            )
         above, below = weight.clamp_min(0), weight.clamp_max(0)
 
         def mixed(same: Tensor, other: Tensor) -> Tensor:
@@ -83,12 +82,12 @@ class Weighted(Rule):
         def slopes(same: Tensor, other: Tensor) -> Tensor:
             return mixed(same.flatten(0, 1), other.flatten(0, 1)).unflatten(0, same.shape[:2])
 
-        offset = 0.0 if bias is None else bias
+        offset = ends_of(0.0 if bias is None else bias)
         return Forms(
             slopes(x.lower_slope, x.upper_slope),
-            mixed(x.lower, x.upper) + offset,
+            mixed(x.lower, x.upper) + offset.lower,
             slopes(x.upper_slope, x.lower_slope),
-            mixed(x.upper, x.lower) + offset,
+            mixed(x.upper, x.lower) + offset.upper,
         )
 
 
@@ -175,7 +174,9 @@ class Quotient(Product):
         """Return 1 / c."""
         weight = super().weight(node, view)
         if isinstance(weight, Interval):
-            raise InputError(f"{node.where}: an interval of divisors is not supported.")
+            if bool(((weight.lower <= 0) & (weight.upper >= 0)).any()):
+                raise InputError(f"{node.where}: a divisor ranges over 0; let its weights vary less.")
+            return Interval(weight.upper.reciprocal(), weight.lower.reciprocal())
         return weight.reciprocal()
 
 
@@ -230,12 +231,8 @@ class BatchNorm(Scale):
         beta = per_channel(beta, axes)
         if not isinstance(shift, Interval) and not isinstance(beta, Interval):
             return shift + beta
-        a, b = _interval(shift), _interval(beta)
+        a, b = ends_of(shift), ends_of(beta)
         return Interval(a.lower + b.lower, a.upper + b.upper)
-
-
-def _interval(value: Any) -> Interval:
-    return value if isinstance(value, Interval) else Interval(value, value)
 
 
 def _tensor(value: Any, view: View, parent: Node) -> Any:

@@ -84,6 +84,10 @@ def _pool(node: Node) -> tuple[Computed, list[int], Window, bool]:
             f"a window of shape {kernel} meets a tensor of shape {list(x.shape)}; pools take [1, channels, ...]"
         )
     window = window_of(node, kernel, x.shape[2:])
+    auto = node.attribute("auto_pad", "NOTSET")
+    if auto.startswith("SAME") and set(window.dilations) != {1}:
+        # onnxruntime leaves out the dilations here, so that it computes something else than the standard says.
+        raise node.refuse(f"auto_pad={auto} with dilations {list(window.dilations)} is ambiguous", "Give pads.")
     if any(pad >= side for pad, side in zip(window.begin + window.end, kernel * 2, strict=True)):
         raise node.refuse(f"pads {window.begin + window.end} are not below the window's sides {kernel}")
     return x, kernel, window, node.flag("ceil_mode")
