@@ -1,7 +1,9 @@
 """The shell around every attack: checks, chunks, seeds, counts, and a last look at whether the result keeps its promise."""
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 import torch
@@ -17,6 +19,8 @@ from stalwart.core.errors import BrokenPromiseError
 from stalwart.core.numbers import require
 from stalwart.core.random import derive
 from stalwart.sets import ThreatSet
+from stalwart.spiking import find_surrogate, gradients
+from stalwart.spiking.modes import BACKWARDS
 from stalwart.stochastic import scores
 
 JUDGE_DRAWS = 20
@@ -58,13 +62,32 @@ class Attack:
     Attributes:
         eot: noise draws averaged in each gradient (expectation over transformation); works with every attack.
         average: what is averaged over the draws: the "loss", the "logits" or the "softmax".
+        surrogate: on a spiking model, the derivative of a spike that gradients take instead of the model's own: a name of
+            :data:`stalwart.spiking.SURROGATES`, or the name with options.
+        backward: on a spiking model, how gradients pass neurons, see :mod:`stalwart.spiking.modes`.
     """
 
     eot: Count = 1
     average: Average = "loss"
+    surrogate: str | Mapping[str, Any] | None = None
+    backward: str | None = None
 
     def __post_init__(self) -> None:
         require(self.eot >= 1, f"eot must be at least 1 noise draw, got {self.eot}.")
+        if self.surrogate is not None:
+            find_surrogate(self.surrogate)
+        known = ", ".join(BACKWARDS)
+        require(self.backward in (None, *BACKWARDS), f"unknown backward mode '{self.backward}'; known: {known}.")
+
+    def chosen_gradients(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which gradients pass the model's neurons as this attack wants.
+
+        Raises:
+            InputError: it wants something, but the model has no neurons.
+        """
+        if self.surrogate is None and self.backward is None:
+            return contextlib.nullcontext()
+        return gradients(model, self.surrogate, self.backward)
 
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Return candidates [B, ...] for clean inputs x [B, ...]; the shell projects, checks and judges them."""
@@ -101,7 +124,7 @@ class Attack:
         x, y = x.detach().clamp(within.low, within.high), y.long().to(x.device)
         within.bounds(x)  # refuses a number of radii that is not the batch size
         parts = []
-        with undisturbed(model, seed):
+        with undisturbed(model, seed), self.chosen_gradients(model):
             chosen = batch_size or fitting_batch(model, x)
             for number, start in enumerate(range(0, len(x), chosen)):
                 index = torch.arange(start, min(start + chosen, len(x)), device=x.device)

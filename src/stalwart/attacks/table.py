@@ -5,5 +5,6 @@ ATTACKS: dict[str, str] = {
     "fgsm": "stalwart.attacks.fgsm:FGSM",
     "noise": "stalwart.attacks.random_noise:RandomNoise",
     "pgd": "stalwart.attacks.pgd:PGD",
+    "surrogate-ensemble": "stalwart.attacks.surrogate_ensemble:SurrogateEnsemble",
     "transfer": "stalwart.attacks.transfer:Transfer",
 }

@@ -57,6 +57,13 @@ class Transfer(Attack):
     def _craft(
         inner: Attack, source: nn.Module, target: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int
     ) -> Tensor:
+        with inner.chosen_gradients(source):
+            return Transfer._crafted(inner, source, target, x, y, within, seed)
+
+    @staticmethod
+    def _crafted(
+        inner: Attack, source: nn.Module, target: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int
+    ) -> Tensor:
         view = Oracle(source, x, inner.eot, inner.average, is_target=False)
         if view.classes != target.classes:
             raise InputError(

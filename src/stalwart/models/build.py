@@ -10,6 +10,7 @@ from stalwart.core import registry
 from stalwart.core.numbers import require
 from stalwart.core.random import isolated
 from stalwart.models.classifier import Classifier, Normalise
+from stalwart.models.spiking import Spiking
 from stalwart.models.stack import check_shape
 from stalwart.models.table import MODELS
 
@@ -23,6 +24,7 @@ def build_model(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
+    spiking: Spiking | None = None,
 ) -> Classifier:
     """Return a freshly initialised classifier; the same arguments give the same weights, bit for bit.
 
@@ -35,6 +37,7 @@ def build_model(
         mean: mean to subtract, one value a channel in data units; by default 0.
         std: scale to divide by, one positive value a channel in data units; by default 1.
         seed: root seed of the initialisation; torch's global generator is left as it was.
+        spiking: what neurons to put in the place of the backbone's ReLUs, if any.
 
     Raises:
         UsageError: an unknown name or option, a shape the architecture cannot take, fewer than two classes, or a
@@ -59,4 +62,6 @@ def build_model(
     normalise = Normalise([0.0] * channels if mean is None else mean, [1.0] * channels if std is None else std)
     with isolated(seed):
         backbone, width = record.build(tuple(shape))
+        if spiking is not None:
+            backbone = spiking.apply(backbone)
         return Classifier(normalise, backbone, (head or nn.Linear)(width, classes))

@@ -1,6 +1,7 @@
 """Two small convolutional networks that train in a minute on a laptop."""
 
 import dataclasses
+import math
 
 from torch import nn
 
@@ -27,6 +28,18 @@ class SmallCNN:
         stack.dense(self.hidden)
         stack.dense(self.features)
         return stack.done()
+
+
+@dataclasses.dataclass(frozen=True)
+class StridedCNN:
+    """Two 3x3 convolutions of stride 2 (16 and 32 channels) without biases, ReLU after both; its output is flattened."""
+
+    def build(self, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+        """Return the backbone [B, C, H, W] -> [B, D] and D."""
+        stack = Stack("strided-cnn", shape)
+        for width in (16, 32):
+            stack.conv(width, 3, stride=2, padding=1, bias=False)
+        return nn.Sequential(*stack.layers, nn.Flatten()), math.prod(stack.shape)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 MODELS: dict[str, str] = {
     "lenet++": "stalwart.models.lenet:LeNetPP",
     "small-cnn": "stalwart.models.small:SmallCNN",
+    "strided-cnn": "stalwart.models.small:StridedCNN",
     "pooled-cnn": "stalwart.models.small:PooledCNN",
     "mlp": "stalwart.models.mlp:MLP",
     "dm-small": "stalwart.models.dm:DMSmall",

@@ -66,7 +66,15 @@ def make_model(recipe: Recipe, data: Data) -> nn.Module:
     kind: Noise = build("noise", NOISES, section.noise.name, section.noise.options) if section.noise else Noise()
     classes = len(data.classes)
     model = build_model(
-        section.name, data.shape, classes, section.options, kind.head, section.mean, section.std, recipe.seed
+        section.name,
+        data.shape,
+        classes,
+        section.options,
+        kind.head,
+        section.mean,
+        section.std,
+        recipe.seed,
+        section.neurons,
     )
     if section.init == "ibp":
         ibp_initialise(model, recipe.seed)

@@ -13,6 +13,7 @@ from stalwart.core.registry import build, lookup
 from stalwart.data import Augment
 from stalwart.data.table import DATASETS
 from stalwart.evaluation.suites import SUITES
+from stalwart.models.spiking import Spiking
 from stalwart.models.table import MODELS
 from stalwart.objectives.table import OBJECTIVES
 from stalwart.stochastic.table import NOISES
@@ -43,6 +44,7 @@ class ModelSection(Choice):
     """Which architecture, its normalisation (layer 0), its initial weights and its noise.
 
     Attributes:
+        spiking: which neurons take the place of its ReLUs, see :class:`stalwart.models.spiking.Spiking`; none by default.
         init: "default", as PyTorch draws them, or "ibp", see :func:`stalwart.models.initialise.ibp_initialise`.
     """
 
@@ -50,6 +52,15 @@ class ModelSection(Choice):
     mean: list[Number] | None = None
     std: list[Number] | None = None
     noise: Choice | None = None
+    spiking: dict[str, Any] | None = None
+
+    @property
+    def neurons(self) -> Spiking | None:
+        """The neurons of a spiking model."""
+        if self.spiking is None:
+            return None
+        found: Spiking = build("option of", {"spiking": "stalwart.models.spiking:Spiking"}, "spiking", self.spiking)
+        return found
 
 
 class CertifySection(Settings):
@@ -113,7 +124,7 @@ class Recipe(Settings):
         build("dataset", DATASETS, self.data.name, self.data.options)
         build("model", MODELS, self.model.name, self.model.options)
         build("objective", OBJECTIVES, self.objective.name, self.objective.options)
-        _ = self.augment
+        _ = self.augment, self.model.neurons
         if self.model.noise is not None:
             build("noise", NOISES, self.model.noise.name, self.model.noise.options)
         if self.training.validation is not None and self.training.validation.attack is not None:

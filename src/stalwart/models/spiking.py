@@ -1,0 +1,78 @@
+"""Any architecture with neurons in the place of its ReLUs."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from stalwart.core.numbers import Number, require
+from stalwart.core.registry import lookup
+from stalwart.spiking import ENCODERS, LIF, SpikingNetwork, find_surrogate, with_neurons
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spiking:
+    """How a backbone becomes a spiking one; its features are firing rates.
+
+    Attributes:
+        steps: T, time steps for one input.
+        encoder: a name of :data:`stalwart.spiking.ENCODERS` with its options, ``{"name": "poisson", "signed": true}``.
+        leak, threshold, reset, order, detach_reset, surrogate, trained: of all neurons, see :class:`stalwart.spiking.LIF`.
+        gain: weights start as N(0, 2 gain² / fan_in); He's initialisation leaves deep layers of spikes silent.
+
+    Raises:
+        UsageError: an unknown encoder, option or surrogate, or a number out of range.
+    """
+
+    steps: int = 4
+    encoder: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "direct"})
+    leak: Number = 0.9
+    threshold: Number = 1.0
+    reset: str = "soft"
+    order: str = "integrate_first"
+    detach_reset: bool = True
+    surrogate: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "triangle"})
+    trained: tuple[str, ...] = ()
+    gain: Number = 1.6
+
+    def __post_init__(self) -> None:
+        require(self.gain > 0, f"gain must be positive, got {self.gain}.")
+        self._encoder()
+        self._neurons("")
+
+    def apply(self, backbone: nn.Module) -> nn.Module:
+        """Return the spiking backbone [B, ...] -> [B, D] with fresh weights, drawn from torch's generator.
+
+        Raises:
+            InputError: the backbone has no ReLU modules.
+        """
+        layers = with_neurons(backbone, self.steps, self._neurons)
+        for module in layers.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                with torch.no_grad():
+                    module.weight.mul_(self.gain)
+        return SpikingNetwork(self._encoder(), layers, self.steps)
+
+    def _encoder(self) -> nn.Module:
+        options = dict(self.encoder)
+        kind = lookup("encoder", ENCODERS, str(options.pop("name", "")))
+        try:
+            made: nn.Module = kind(self.steps, **options)
+        except TypeError as problem:
+            require(False, f"encoder '{self.encoder['name']}': {problem}.")
+            raise
+        return made
+
+    def _neurons(self, path: str) -> LIF:
+        return LIF(
+            self.leak,
+            self.threshold,
+            trained=self.trained,
+            reset=self.reset,
+            order=self.order,
+            detach_reset=self.detach_reset,
+            surrogate=find_surrogate(self.surrogate),
+        )
