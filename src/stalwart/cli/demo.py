@@ -14,6 +14,7 @@ RECIPES = (
     "digits-pgd-at",
     "digits-trades",
     "digits-ibp",
+    "digits-spiking",
 )
 
 

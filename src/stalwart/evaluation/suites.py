@@ -102,10 +102,20 @@ STANDARD = Suite(
 
 STOCHASTIC = Suite("stochastic", _STOCHASTIC, _STOCHASTIC)
 
+
+def _surrogates(eot: int) -> Entry:
+    options = {"options": _pgd("margin", 20), "eot": eot}
+    return Entry("surrogates", "surrogate-ensemble", options, curve=True)
+
+
+SPIKING = Suite("spiking", (*STANDARD.entries, _surrogates(1)), (*_STOCHASTIC, _surrogates(10)))
+"""For networks of spiking neurons: the standard suite, and the worst of nineteen assumed derivatives of a spike."""
+
 SUITES: dict[str, str] = {
     "quick": "stalwart.evaluation.suites:QUICK",
     "standard": "stalwart.evaluation.suites:STANDARD",
     "stochastic": "stalwart.evaluation.suites:STOCHASTIC",
+    "spiking": "stalwart.evaluation.suites:SPIKING",
 }
 
 
