@@ -49,8 +49,11 @@ def contained(model, method):
         lambda a, b, c: torch.maximum(a, c),
         lambda a, b, c: torch.minimum(c, a),
         lambda a, b, c: torch.log_softmax(50 * a, 1),
+        lambda a, b, c: (a + 1) ** 1 - b,
+        lambda a, b, c: a**0 * b + c,
+        lambda a, b, c: a ** torch.tensor(1.0) + b ** torch.tensor(0.0),
     ],
-    ids=["sub", "add", "fixed-add", "triple", "maximum", "minimum", "log-softmax"],
+    ids=["sub", "add", "fixed-add", "triple", "maximum", "minimum", "log-softmax", "to-1", "to-0", "to-tensors"],
 )
 def test_options_are_heeded(combine, method):
     contained(Two(combine).eval(), method)
@@ -62,8 +65,11 @@ def test_options_are_heeded(combine, method):
         (lambda a, b, c: torch.div(a, 0.3, rounding_mode="floor"), "option rounding_mode"),
         (lambda a, b, c: 2.0**a, "exponent that depends"),
         (lambda a, b, c: torch.clamp(a, min=b), "two operands"),
+        (lambda a, b, c: (b + 1) ** float("inf"), "'pow' in the outermost module: .* finite exponent"),
+        (lambda a, b, c: (a - 9) ** 0.5, "'pow' in the outermost module: sqrt needs"),
+        (lambda a, b, c: torch.log(a - 9), "'log' in the outermost module: log needs"),
     ],
-    ids=["floor", "exponent", "clamp"],
+    ids=["floor", "exponent", "clamp", "endless", "root", "log"],
 )
 def test_what_is_not_known_is_refused_by_name(combine, says):
     with pytest.raises(InputError, match=says):

@@ -6,6 +6,8 @@ from tests.bounds.nets import networks
 from torch import nn
 
 from stalwart.bounds import METHODS, bound, margin_bound
+from stalwart.bounds.interval import Interval
+from stalwart.bounds.region import Region
 from stalwart.core.random import generator
 from stalwart.sets import L1, L2, Box, Linf
 
@@ -100,3 +102,21 @@ def test_margins_hold_over_the_l1_ball():
     others = logits.scatter(2, y[None, :, None].expand(len(logits), -1, 1), -torch.inf).amax(2)
     assert (low <= (own - others).amin(0) + 1e-9).all()
     assert (low > 0).any()
+
+
+def test_the_box_is_laid_out_once_for_all_walks():
+    low = torch.rand(1, 3, dtype=torch.float64, generator=generator(0))
+    region = Region(Interval(low, low + 1))
+    a = torch.randn(4, 5, 3, dtype=torch.float64, generator=generator(1))
+    first = region.minimum(a.clone())
+    kept = region._made["_expanded"][0]
+    assert torch.equal(region.minimum(a.clone()), first)
+    assert region._made["_expanded"][0] is kept
+    assert torch.allclose(first, torch.minimum(a * low, a * (low + 1)).sum(2))
+    assert torch.allclose(region.minimum(a[:2].clone()), first[:2])
+    # Ends with gradients get a layout of their own each time.
+    low.requires_grad_(True)
+    other = Region(Interval(low, low + 1))
+    for _ in range(2):
+        other.minimum(a.clone()).sum().backward()
+    assert not other._made

@@ -129,3 +129,48 @@ def test_what_is_not_covered_is_refused():
     with pytest.raises(UsageError, match="other norms"):
         bound(nn.Linear(4, 3), x, sw.L2(0.1), rigor="rigorous")
     assert "crown" in METHODS
+
+
+class Computes(nn.Module):
+    """A linear layer and a constant made of a parameter."""
+
+    def __init__(self, constant):
+        super().__init__()
+        self.linear, self.b = nn.Linear(4, 3), nn.Parameter(torch.rand(3, generator=generator(0)))
+        self.constant = constant
+
+    def forward(self, x):
+        return self.linear(x) + self.constant(self.b)
+
+
+@pytest.mark.parametrize(
+    ("constant", "op"),
+    [
+        (lambda b: b / 3, "div"),
+        (lambda b: b + 1e-9, "add"),
+        (lambda b: 1 / 3 - b, "rsub"),
+        (lambda b: b * b * b, "mul"),
+        (lambda b: b.exp(), "exp"),
+        (lambda b: b.expand(2, 3).sum(0), "sum"),
+    ],
+)
+def test_constants_that_rounded_are_refused_by_name(constant, op):
+    model, x = Computes(constant).eval(), torch.rand(2, 4)
+    with pytest.raises(UsageError, match=f"'{op}' in the outermost module"):
+        bound(model, x, sw.Linf(0.1), "crown", rigor="rigorous")
+    bound(model, x, sw.Linf(0.1), "crown", rigor="float64")
+
+
+def test_a_weight_norm_is_refused_until_it_is_made_a_parameter():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    x = torch.rand(2, 4)
+    with pytest.raises(UsageError, match="module '2.parametrizations"):
+        bound(model, x, sw.Linf(0.1), "ibp", rigor="rigorous")
+    nn.utils.parametrize.remove_parametrizations(model[2], "weight")
+    assert bound(model, x, sw.Linf(0.1), "ibp", rigor="rigorous").lower.isfinite().all()
+
+
+def test_exact_constants_are_taken():
+    for constant in (lambda b: 0.25 - b, lambda b: (b * b)[None, [0, 2, 1]].relu(), lambda b: b - 2 * b):
+        model = Computes(constant).eval()
+        assert bound(model, torch.rand(2, 4), sw.Linf(0.1), "ibp", rigor="rigorous").lower.isfinite().all()

@@ -1,6 +1,7 @@
 """Certificates from the command line: ``evaluate`` and ``certify`` end in one report."""
 
 import csv
+import json
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_evaluate_certifies_and_certify_adds_its_verdicts(stalwart, certifiable,
     assert [row["certified-ibp"] for row in rows[8:]] == [""] * 4
     assert sum(int(row["certified"] or 0) for row in rows) == found.best.correct
 
-    other = stalwart("certify", certifiable, "--eps", "0.015", "--samples", "2")
+    other = stalwart("certify", certifiable, "--eps", "0.015", "--samples", "2", "--methods", "branch-and-bound")
     assert "not in the report, which speaks of Linf eps=0.02" in other.out
     assert only(certifiable) == found
     again = stalwart("certify", certifiable, "--eps", "0.02", "--samples", "4", "--methods", "ibp,branch-and-bound")
@@ -66,6 +67,13 @@ def test_methods_from_the_command_line(stalwart, refused, certifiable, quick, tm
     assert stalwart(*words, "--certify", "lbp").code == 0
     assert [(row.method, row.certified.total) for row in only(tmp_path).methods] == [("lbp", 8)]
     assert "unknown bounding method 'ipb'. Did you mean 'ibp'?" in refused(2, *words, "--certify", "ipb")
+
+
+def test_a_run_is_certified_by_its_recipes_methods(stalwart, certifiable):
+    said = stalwart("certify", certifiable, "--eps", "0.005", "--samples", "2")
+    assert said.code == 0, said.err
+    head = json.loads((certifiable / "certified-linf-0.005" / "verified.jsonl").read_text().splitlines()[0])
+    assert head["methods"] == ["ibp", "crown-ibp"]
 
 
 def test_a_damaged_table_is_named(stalwart, refused, certifiable, quick, tmp_path):

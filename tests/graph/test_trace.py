@@ -255,7 +255,7 @@ def test_numbers_of_a_module_may_equal_the_sizes_that_it_is_traced_with(width):
         lambda z: z[:, None] * fixed.expand(width, 4),
         lambda z: z * width + torch.zeros(len(z), 4),
         lambda z: z[:, :1].expand(-1, width).reshape(-1, width),
-        lambda z: z * sum(z[:, :1] * k for k in range(120)),
+        lambda z: z * sum(z[:, :1] * k for k in (101, 103, 105)),
     ]
     x = torch.rand(3, 3, generator=generator(1))
     for function in functions:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stalwart.bounds import rounding
 from stalwart.bounds.alpha import Ascent, optimise, refine
 from stalwart.bounds.backward import BackwardWalk, entries, lower_bound
+from stalwart.bounds.constants import check_constants
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import check_strategy
 from stalwart.bounds.propagation import Propagation, Refine
@@ -193,6 +194,8 @@ def propagate(
     fixed = graph.fixed(
         model, None if rigor is None else kind, given=_weight_intervals(model, weights, kind), moved=moved
     )
+    if rigor == "rigorous":
+        check_constants(graph, fixed)
     # Optimised slopes hand on no gradients, so that none need be kept.
     with torch.set_grad_enabled(torch.is_grad_enabled() and chosen.inner != "ascent"):
         return Propagation(graph, fixed, region, strategy, REFINERS[chosen.inner](chosen.depth), rigor == "rigorous")

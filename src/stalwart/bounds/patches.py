@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import Lines
 from stalwart.core import jit
 
@@ -83,13 +82,12 @@ class Patches:
         jit.run(kernels.relax_patches, batch * rows, *sizes, a, self.places, *parts, constant)
         return self
 
-    def minimum(self, box: Interval, constant: Tensor) -> None:
-        """Add the smallest value over a box of images [B, H, W, C] to ``constant`` [B, S]."""
+    def minimum(self, centre: Tensor, reach: Tensor, constant: Tensor) -> None:
+        """Add the smallest value over a box of images, its middle and half its sides [B, H, W, C], to ``constant`` [B, S]."""
         from stalwart.bounds import kernels
 
         a = self.coefficients
         batch, rows, tall, wide, channels = a.shape
-        centre, reach = box.centre.contiguous(), box.reach.contiguous()
         sizes = (is_wide(a), rows, batch, tall, wide, channels, *self.image[1:])
         jit.run(kernels.minimum_patches, batch * rows, *sizes, a, self.places, centre, reach, constant)
 

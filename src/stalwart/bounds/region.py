@@ -1,6 +1,7 @@
 """The set of inputs that bounds hold for: a box, and a ball inside it where the norm is not that of the box."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ class Region:
     box: Interval
     x: Tensor | None = None
     within: ThreatSet | None = None
+    _made: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @staticmethod
     def around(x: Tensor, within: ThreatSet) -> "Region":
@@ -27,16 +29,32 @@ class Region:
 
     def add_minimum(self, patches: Patches, constant: Tensor) -> None:
         """Add the smallest values to ``constant`` [B, S]."""
-        patches.minimum(Interval(self.box.lower.movedim(1, -1), self.box.upper.movedim(1, -1)), constant)
+        patches.minimum(*self._kept(self._channels_last, len(self.box.lower)), constant)
 
     def minimum(self, coefficients: Tensor) -> Tensor:
         """Return the smallest value [B, S] that <coefficients, z> takes, coefficients [B, S, ...]."""
-        shape = (len(coefficients), *self.box.lower.shape[1:])
-        centre, reach = (part.expand(shape) for part in (self.box.centre, self.box.reach))
+        batch = len(coefficients)
+        centre, reach = self._kept(self._expanded, batch)
         low = box_minimum(coefficients, centre, reach)
         if self.within is None or self.x is None:
             return low
-        batch, rows = coefficients.shape[:2]
+        rows = coefficients.shape[1]
         index = torch.arange(batch, device=coefficients.device).repeat_interleave(rows)
         ball = -self.within.select(index).support(self.x[index], -coefficients.flatten(0, 1))
         return torch.maximum(low, ball.unflatten(0, (batch, rows)))
+
+    def _expanded(self, batch: int) -> tuple[Tensor, Tensor]:
+        shape = (batch, *self.box.lower.shape[1:])
+        return self.box.centre.expand(shape).contiguous(), self.box.reach.expand(shape).contiguous()
+
+    def _channels_last(self, batch: int) -> tuple[Tensor, Tensor]:
+        return self.box.centre.movedim(1, -1).contiguous(), self.box.reach.movedim(1, -1).contiguous()
+
+    def _kept(self, make: Callable[[int], tuple[Tensor, Tensor]], batch: int) -> tuple[Tensor, Tensor]:
+        """Return centre and reach as ``make`` gives them, made once: every walk ends here. With gradients, anew."""
+        if self.box.lower.requires_grad or self.box.upper.requires_grad:
+            return make(batch)
+        held = self._made.get(make.__name__)
+        if held is None or len(held[0]) != batch:
+            held = self._made[make.__name__] = make(batch)
+        return held

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stalwart.bounds.backward import BackwardWalk, lower_bound
+from stalwart.bounds.backward import lower_bound
 from stalwart.bounds.propagation import Propagation, Refine
 from stalwart.certify.branch import Outcome
 from stalwart.certify.problem import OutOfTime, Problem, optimised, proven
+from stalwart.certify.watch import Watch
 from stalwart.core.numbers import require
 
 _SIDES = 0.3
@@ -119,13 +120,13 @@ class Boxes:
         problem = self.problem
         known: Propagation = problem.network.bound(lower, upper, self.refined, problem.deadline)
         sets, rows, outputs = problem.C.shape
-        walk = InputWatch(known)
+        walk = Watch(known, [known.graph.input])
         with torch.no_grad():
             begin = problem.C.reshape(1, -1, outputs).expand(len(lower), -1, -1)
             found = lower_bound(known, lambda one: one.send(known.graph.output, begin.clone()), walk=walk)
         bounds = found.unflatten(1, (sets, rows)) - problem.d
         best = bounds.nan_to_num(-torch.inf, torch.inf).argmax(2, keepdim=True)
-        slopes = walk.slopes.flatten(2).unflatten(1, (sets, rows))
+        slopes = walk.seen[known.graph.input].flatten(2).unflatten(1, (sets, rows))
         chosen = slopes.gather(2, best[..., None].expand(-1, -1, -1, slopes.shape[-1])).squeeze(2)
         return bounds.gather(2, best).squeeze(2), chosen
 
@@ -137,34 +138,6 @@ class Boxes:
         slope = slopes[torch.arange(len(lower)), index]
         corner = torch.where(slope >= 0, lower, upper)
         return self.problem.witness(torch.cat([corner, (lower + upper) / 2]))
-
-
-class InputWatch(BackwardWalk):
-    """A walk that keeps the coefficients at the network's input."""
-
-    def __init__(self, view: Propagation) -> None:
-        super().__init__(view)
-        self.pending = _Kept(view)
-
-    @property
-    def slopes(self) -> Tensor:
-        """Return the coefficients [B, S, ...] that reached the input, 0 if none did."""
-        kept = self.pending
-        assert isinstance(kept, _Kept)
-        return kept.found
-
-
-class _Kept(dict):
-    def __init__(self, known: Propagation) -> None:
-        super().__init__()
-        self.input = known.graph.input
-        self.found = torch.zeros(())
-
-    def pop(self, key: object, default: object = None) -> object:
-        found = super().pop(key, default)
-        if key is self.input and isinstance(found, Tensor):
-            self.found = found.clone()
-        return found
 
 
 def varying(problem: Problem) -> int:

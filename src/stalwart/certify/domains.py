@@ -11,9 +11,9 @@ from torch import Tensor
 from stalwart.bounds.alpha import Ascent, Chosen, Free, free_nodes
 from stalwart.bounds.backward import BackwardWalk, lower_bound
 from stalwart.bounds.lines import Lines
-from stalwart.bounds.patches import Patches
 from stalwart.bounds.propagation import Propagation
 from stalwart.bounds.rules.base import batched_arguments
+from stalwart.certify.watch import Watch
 from stalwart.graph import Node
 
 
@@ -274,10 +274,8 @@ class Bounder:
         return found - domains.d.to(found), seen
 
     def _watched(self, view: Chosen, begin: Callable[[BackwardWalk], None]) -> tuple[Tensor, dict[Node, Tensor]]:
-        walk = BackwardWalk(view)
-        watched = _Watched({one.free.node for one in self.layers} | {self.known.graph.input})
-        walk.pending = watched
-        return lower_bound(self.known, begin, view, walk), watched.seen
+        walk = Watch(view, [*(one.free.node for one in self.layers), self.known.graph.input])
+        return lower_bound(self.known, begin, view, walk), walk.seen
 
     def linear(self, domain: Domains, begin: Callable[[BackwardWalk], None]) -> tuple[Tensor, Tensor]:
         """Return what the rows that ``begin`` sends are below by: slopes [S, n] and constants [S] of functions of the input.
@@ -325,21 +323,3 @@ class Adam:
             rate = self.rate * (1.0 if scales is None else scales[at])
             value.addcdiv_(mean, square.div(second).sqrt_().add_(1e-8), value=rate / first)
         self.rate *= self.decay
-
-
-class _Watched(dict[Node, Any]):
-    """Pending coefficients that remembers what some nodes received."""
-
-    def __init__(self, nodes: set[Node]) -> None:
-        super().__init__()
-        self.nodes = nodes
-        self.seen: dict[Node, Tensor] = {}
-
-    def pop(self, key: Node, default: Any = None) -> Any:
-        found = super().pop(key, default)
-        if key in self.nodes and found is not None:
-            if isinstance(found, Patches):
-                found = found.dense()
-            # Compiled loops overwrite what they are given.
-            self.seen[key] = found.detach().clone()
-        return found

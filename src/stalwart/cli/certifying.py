@@ -43,7 +43,7 @@ def certify_run(
 ) -> str:
     """Verify a run's test inputs against a box, resuming what its folder holds, and return the summary.
 
-    Where samples or timeout are not given, those of the recipe's ``certify`` section are taken. Verdicts of complete
+    Methods, samples and timeout are by default those of the recipe's ``certify`` section. Verdicts of complete
     verification go into the run's report, if that speaks of the same radius.
     """
     recipe, model, data = runs.load_run(folder, source)
@@ -56,7 +56,9 @@ def certify_run(
     if timeout is None:
         timeout = section.timeout if section is not None else TIMEOUT
     x, y = data.test.take(samples).batch(slice(None))
-    names = tuple(methods.split(",")) if methods else METHODS
+    names = METHODS if section is None else section.methods
+    if methods:
+        names = tuple(methods.split(","))
     out = folder / f"certified-linf-{radius:g}"
     with progress(f"certifying {recipe.name}", len(x)) as advance:
         found = certify_dataset(model, x, y, Linf(radius), timeout, out, names, seed, advance)

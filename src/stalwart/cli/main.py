@@ -146,7 +146,11 @@ def certify(
         str | None, typer.Option("--smoothing", help="Certify in L2 by Gaussian noise of this standard deviation.")
     ] = None,
     methods: Annotated[
-        str | None, typer.Option("--methods", help="In the order to try, such as ibp,crown,branch-and-bound.")
+        str | None,
+        typer.Option(
+            "--methods",
+            help="In the order to try, such as ibp,crown,branch-and-bound; by default the recipe's.",
+        ),
     ] = None,
     samples: Annotated[
         int | None, typer.Option("--samples", min=1, help="The first so many test inputs; the recipe's, or 100.")

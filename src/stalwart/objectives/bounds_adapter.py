@@ -102,10 +102,8 @@ class CleanPass:
         return self.box(z, z).output.centre
 
 
-def certify(
-    model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, method: str
-) -> tuple[Tensor, list[tuple[str, Interval]]]:
-    """Return lower bounds [B, K - 1] of the margins f_y - f_j, and path and input interval of each activation.
+def certify(model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, method: str) -> tuple[Tensor, Propagation]:
+    """Return lower bounds [B, K - 1] of the margins f_y - f_j, and what is known of every node.
 
     Lines are "tight", as certifiably trained networks want them (Lyu et al., CVPR 2021, section 3.4).
 
@@ -117,7 +115,7 @@ def certify(
     """
     known = propagate(model, x, within, method, strategy="tight")
     rows = margin_rows(y, known.graph.output.shape[0]).to(known.region.box.lower)
-    return finish(known, rows, find_method(method)), known.activations
+    return finish(known, rows, find_method(method)), known
 
 
 @contextmanager

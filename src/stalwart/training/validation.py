@@ -5,10 +5,10 @@ from torch import nn
 
 from stalwart.attacks import attack
 from stalwart.attacks.guard import undisturbed
+from stalwart.certify.neurons import neuron_status, together
 from stalwart.core.random import derive
 from stalwart.core.registry import lookup
 from stalwart.data import Split
-from stalwart.models.param_ramp import ParamRamp
 from stalwart.objectives.bounds_adapter import certify
 from stalwart.sets import ThreatSet
 from stalwart.sets.table import SETS
@@ -23,7 +23,8 @@ def validate(model: nn.Module, split: Split, config: Validation | None, seed: in
     """Return ``validation_accuracy`` and what configuration and kind of model add.
 
     These are ``validation_robust_accuracy``, ``validation_certified_accuracy`` with the shares of neurons that are
-    ``dead_i``, ``unstable_i`` and, for ParamRamps, dead above the ramp, ``ramp_dead_i``, at the i-th activation; ``noise_*``.
+    ``dead_i``, ``unstable_i`` and, of functions that bend twice as ParamRamps do, dead above the second kink,
+    ``ramp_dead_i``, at the i-th piecewise-linear activation, counted as certificates count them; ``noise_*``.
     Models are evaluated with their noise on, one fresh draw an input, and left as they were.
     """
     found = {"validation_accuracy": _accuracy(model, split, seed)}
@@ -52,23 +53,22 @@ def _accuracy(model: nn.Module, split: Split, seed: int) -> float:
 
 
 def _certified(model: nn.Module, split: Split, within: ThreatSet, method: str, seed: int) -> dict[str, float]:
-    sums: dict[str, float] = {"validation_certified_accuracy": 0.0}
+    certified, parts = 0, []
     with undisturbed(model, seed), torch.no_grad():
         for x, y in split.loader(_BATCH):
-            margins, activations = certify(model, x, y, within, method)
+            margins, known = certify(model, x, y, within, method)
             # NaN certifies nothing.
-            counts = {"validation_certified_accuracy": (margins > 0).all(1).sum()}
-            for number, (path, interval) in enumerate(activations, 1):
-                low, high = interval.lower, interval.upper
-                states = {"dead": high <= 0, "unstable": (low < 0) & (high > 0)}
-                module = model.get_submodule(path)
-                if isinstance(module, ParamRamp):
-                    states["unstable"] |= (low < module.length) & (high > module.length)
-                    states["ramp_dead"] = low >= module.length
-                counts |= {f"{name}_{number}": state.float().mean() * len(x) for name, state in states.items()}
-            for name, count in counts.items():
-                sums[name] = sums.get(name, 0.0) + float(count)
-    return {name: total / max(len(split), 1) for name, total in sums.items()}
+            certified += int((margins > 0).all(1).sum())
+            parts.append(neuron_status(known))
+    samples = max(len(split), 1)
+    found = {"validation_certified_accuracy": certified / samples}
+    for number, layer in enumerate(together(parts) if parts else (), 1):
+        counts = layer.counts
+        shares = {"dead": counts["dead"], "unstable": counts["unstable"] + counts.get("right-unstable", 0.0)}
+        if "right-dead" in counts:
+            shares["ramp_dead"] = counts["right-dead"]
+        found |= {f"{name}_{number}": count / (layer.neurons * samples) for name, count in shares.items()}
+    return found
 
 
 def _margins(model: nn.Module, split: Split, seed: int) -> dict[str, float]:

@@ -89,7 +89,7 @@ def refuse(bad: Tensor, what: str, lower: Tensor, upper: Tensor) -> None:
     if bad.any():
         first = tuple(int(place) for place in bad.nonzero()[0])
         raise InputError(
-            f"{what}, but entry {list(first)} ranges over [{float(lower[first]):.6g}, {float(upper[first]):.6g}]. "
+            f"{what}, but entry {list(first)} ranges over [{lower[first].item():.6g}, {upper[first].item():.6g}]. "
             "Bound a smaller set, or change the model so that this operand stays away from there."
         )
 

@@ -1,5 +1,6 @@
 """Nonlinear functions of one operand, entry by entry: two lines enclose them."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,11 @@ def _power(node: Node, view: View) -> tuple[str, dict[str, Any]]:
         if exponent.numel() != 1:
             raise InputError(f"{node.where}: bounds need one exponent, got {list(exponent.shape)}.")
         exponent = float(exponent)
-    return ("square", {}) if exponent == 2 else ("pow", {"exponent": exponent})
+    if not math.isfinite(exponent):
+        raise InputError(f"{node.where}: bounds need a finite exponent, got {exponent}.")
+    # z and 1 are no curves, but lines with a kink that bends nothing, and a clamp that leaves one value.
+    plain = {0: ("clamp", {"low": 1.0, "high": 1.0}), 1: ("leaky_relu", {"negative_slope": 1.0}), 2: ("square", {})}
+    return plain.get(exponent, ("pow", {"exponent": exponent}))
 
 
 def _elu(node: Node, view: View) -> tuple[str, dict[str, Any]]:
@@ -122,8 +127,11 @@ class Function(Rule):
     def interval(self, node: Node, view: View) -> Interval:
         """Return the function's own interval."""
         (parent,) = batched_arguments(node)
-        x = view.interval(parent)
-        return Interval(*function_of(node, view).interval(x.lower, x.upper))
+        x, function = view.interval(parent), function_of(node, view)
+        try:
+            return Interval(*function.interval(x.lower, x.upper))
+        except InputError as problem:
+            raise InputError(f"{node.where}: {problem}") from problem
 
     def backward(self, node: Node, coefficients: Tensor, walk: Walk) -> None:
         """A⁺ takes the lower line, A⁻ the upper (Zhang et al., 2018, arXiv 1811.00866)."""
