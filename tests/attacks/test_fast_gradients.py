@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 import stalwart as sw
 from stalwart.attacks.fast_gradients import FastGradients
-from stalwart.attacks.layout import arrange, fitting_batch, prefers_channels_last
+from stalwart.attacks.layout import fitting_batch, prefers_channels_last
 from stalwart.core import jit
+from stalwart.core.layout import channels_last
 from stalwart.core.random import generator
 
 
@@ -103,12 +104,12 @@ def test_a_gradient_that_is_one_number_repeated_works():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_arranging_changes_memory_and_no_value(channels):
     x = torch.rand(2, channels, 4, 5, generator=generator(0))
-    found = arrange(x)
+    found = channels_last(x)
     assert torch.equal(found, x)
     assert found.shape == x.shape
     assert found.stride() == (20 * channels, 1, 5 * channels, channels)
-    assert torch.equal(arrange(x[:, :, ::2]), x[:, :, ::2])
-    assert torch.equal(arrange(x.transpose(2, 3)), x.transpose(2, 3))
+    assert torch.equal(channels_last(x[:, :, ::2]), x[:, :, ::2])
+    assert torch.equal(channels_last(x.transpose(2, 3)), x.transpose(2, 3))
 
 
 class Viewing(nn.Module):
@@ -236,7 +237,7 @@ def test_without_numba_the_plain_operators_serve(monkeypatch):
     monkeypatch.setattr(jit, "available", lambda: False)
     x = torch.randn(2, 1, 6, 6, generator=generator(0))
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
-    z = arrange(x).requires_grad_()
+    z = channels_last(x).requires_grad_()
     with FastGradients():
         out = model(z)
     (found,) = torch.autograd.grad(out.sum(), z)

@@ -4,6 +4,7 @@ import hypothesis
 import pytest
 import torch
 from hypothesis import strategies as st
+from torch.nn.functional import avg_pool2d
 
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.random import generator
@@ -185,3 +186,26 @@ def test_impossible_shapes_are_refused():
         lif(torch.ones(2, 1, 3), threshold=torch.ones(2))
     with pytest.raises(InputError, match="floating-point"):
         lif(torch.ones(2, 1, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(("channels", "side"), [(8, 4), (32, 14), (40, 6), (200, 4), (3, 4), (16, 5)])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("per", ["layer", "channel", "neuron"])
+def test_pooled_spikes_are_the_means_of_spikes(channels, side, order, per):
+    # Few channels and odd sides are pooled outside of the loops, 200 channels in two pieces.
+    source = generator(channels)
+    x = torch.randn(5, 2, side, side, channels, generator=source).movedim(-1, 2) + 0.3
+    size = {"layer": (), "channel": (channels, 1, 1), "neuron": (channels, side, side)}[per]
+    leak = torch.rand(size, generator=source).requires_grad_()
+    threshold = (torch.rand(size, generator=source) + 0.5).requires_grad_()
+    for currents in (x, x[:1].expand_as(x), x.contiguous()):
+        leaf = currents.detach().requires_grad_()
+        found = lif(leaf, leak, threshold, order=order, pool=True)
+        wanted = avg_pool2d(lif(leaf, leak, threshold, order=order).flatten(0, 1), 2).unflatten(0, (5, 2))
+        assert torch.equal(found, wanted)
+        g = torch.randn(found.shape, generator=source)
+        ours, theirs = (torch.autograd.grad(one, (leaf, leak, threshold), g) for one in (found, wanted))
+        for one, other in zip(ours, theirs, strict=True):
+            assert torch.allclose(one, other, rtol=1e-4, atol=1e-5 * (1 + float(other.abs().max())))
+    with pytest.raises(InputError, match="2 x 2"):
+        lif(x[..., :1], pool=True)

@@ -7,6 +7,7 @@ from torch import nn
 import stalwart as sw
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.modes import stepwise
+from stalwart.core.noise import noise
 from stalwart.core.random import generator
 from stalwart.models.resnet import BasicBlock
 from stalwart.spiking import LIF, Direct, InTime, Poisson, SpikingNetwork, gradients, neurons, with_neurons
@@ -168,3 +169,47 @@ def test_neurons_train_their_leak_and_threshold():
 def test_neurons_outside_a_network_cannot_be_bounded():
     with pytest.raises(InputError, match="step by step only inside their network"):
         sw.bound(nn.Sequential(InTime(LIF(), 1), nn.Flatten()), torch.rand(2, 3), within=sw.Linf(0.1))
+
+
+class _Unknown(nn.Module):
+    """A layer that might mix samples: nobody knows."""
+
+    def forward(self, x):
+        return x
+
+
+def test_parts_and_recomputing_change_neither_values_nor_gradients():
+    torch.manual_seed(0)
+    stack = nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 5)
+    )
+    network = SpikingNetwork(Poisson(4), with_neurons(stack, 4, lambda path: LIF(0.9, 0.5)), 4)
+    # 40 samples of 4 steps are more than one part; the watched network runs whole, unfused, with all activations kept.
+    x = torch.rand(40, 1, 8, 8, generator=generator(1))
+    weights = torch.rand(40, 5, generator=generator(2))
+    found = []
+    for recompute, layers in ((False, stack), (True, stack), (False, nn.Sequential(stack, _Unknown()))):
+        network.recompute, network.layers = recompute, layers
+        with noise(network, "fixed", seed=3):
+            out = network(x)
+        network.zero_grad()
+        (out * weights).sum().backward()
+        found.append([out, *(parameter.grad.clone() for parameter in network.parameters())])
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            assert torch.allclose(one, same, atol=1e-5)
+    assert found[0][0].abs().sum() > 0
+    network.recompute = True
+    with pytest.raises(UsageError, match="recompute"):
+        network(x)
+
+
+def test_whoever_watches_a_layer_sees_the_whole_batch():
+    torch.manual_seed(0)
+    stack = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten())
+    network = SpikingNetwork(Direct(4), with_neurons(stack, 4, lambda path: LIF(0.9, 0.5)), 4)
+    shapes = []
+    stack[1].register_forward_hook(lambda module, inputs, out: shapes.append(out.shape))
+    stack[2].register_forward_hook(lambda module, inputs, out: shapes.append(out.shape))
+    network(torch.rand(40, 1, 8, 8))
+    assert shapes == [(160, 8, 8, 8), (160, 8, 4, 4)]

@@ -3,14 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-
-def arrange(x: Tensor) -> Tensor:
-    """Return images [B, C, H, W] with channels last in memory; values and shape are unchanged."""
-    _, channels, height, width = x.shape
-    if channels > 1:
-        return x.contiguous(memory_format=torch.channels_last)
-    # With one channel both layouts hold the same bytes, and torch would not touch the strides by itself.
-    return x.contiguous().as_strided(x.shape, (height * width, 1, width, 1))
+from stalwart.core.layout import channels_last
 
 
 def prefers_channels_last(model: nn.Module, x: Tensor) -> bool:
@@ -19,7 +12,7 @@ def prefers_channels_last(model: nn.Module, x: Tensor) -> bool:
         return False
     try:
         with torch.no_grad():
-            model(arrange(x))
+            model(channels_last(x))
     except RuntimeError:
         return False
     return True

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.attacks.fast_gradients import FastGradients
-from stalwart.attacks.layout import arrange, prefers_channels_last
+from stalwart.attacks.layout import prefers_channels_last
 from stalwart.attacks.losses import Goal
 from stalwart.core.checks import check_logits
 from stalwart.core.errors import InputError
+from stalwart.core.layout import channels_last
 from stalwart.stochastic import draw_logits, is_random
 
 Average = Literal["loss", "logits", "softmax"]
@@ -53,7 +54,7 @@ class Oracle:
 
     def arrange(self, x: Tensor) -> Tensor:
         """Return x in the memory layout that this model runs fastest in; values are unchanged."""
-        return arrange(x) if self.channels_last else x
+        return channels_last(x) if self.channels_last else x
 
     @torch.no_grad()
     def logits(self, x: Tensor, index: Tensor, draws: int = 1) -> Tensor:

@@ -30,9 +30,10 @@ from scipy.special import betainc, betaincinv, ndtri
 from torch import Tensor, nn
 
 from stalwart.attacks.guard import undisturbed
-from stalwart.attacks.layout import arrange, fitting_batch, prefers_channels_last
+from stalwart.attacks.layout import fitting_batch, prefers_channels_last
 from stalwart.core.checks import check_images, check_logits
 from stalwart.core.errors import InputError, UsageError
+from stalwart.core.layout import channels_last
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import derive, generator
 
@@ -253,7 +254,7 @@ class _Voters:
                 source = generator(seed, (start + first) // _BLOCK, device=x.device)
                 buffer[first : first + _BLOCK].normal_(0.0, self.sigma, generator=source)
             for part in buffer[:used].add_(x).split(self.batch):
-                logits = self.model(arrange(part) if self.channels_last else part)
+                logits = self.model(channels_last(part) if self.channels_last else part)
                 top, order = logits.topk(2, 1)
                 # One more class holds what votes for none.
                 choice = torch.where(top[:, 0] > top[:, 1], order[:, 0], self.classes)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stalwart.core import jit
+from stalwart.core.buffers import empty
 from stalwart.core.errors import InputError
 from stalwart.core.numbers import Number, require
 from stalwart.spiking import reference
@@ -24,6 +25,7 @@ def lif(
     order: str = "integrate_first",
     detach_reset: bool = True,
     backward: str = "bptt",
+    pool: bool = False,
 ) -> Tensor:
     """Return the spikes [T, B, ...] of leaky integrate-and-fire neurons; the state starts at 0 and is gone afterwards.
 
@@ -40,9 +42,11 @@ def lif(
         order: "fire_first" decides a spike by the membrane before this step's current, with a strict comparison.
         detach_reset: whether gradients ignore the reset.
         backward: which gradient of the same forward pass, see :mod:`stalwart.spiking.modes`.
+        pool: whether to return 2 x 2 average-pooled spikes [T, B, C, H / 2, W / 2] of currents [T, B, C, H, W]. Where channels
+            lie last in memory the spikes themselves are never written.
 
     Raises:
-        InputError: no time step, or leaks and thresholds that do not fit the currents.
+        InputError: no time step, or leaks and thresholds that do not fit the currents; nothing to pool.
         UsageError: an unknown reset, order, surrogate or mode; a leak or threshold out of range.
 
     Example:
@@ -58,17 +62,22 @@ def lif(
         raise InputError(f"neurons take currents [T, B, ...] of at least one time step, got {list(currents.shape)}.")
     if not currents.is_floating_point():
         raise InputError(f"neurons take floating-point currents, got {currents.dtype}.")
+    if pool and (currents.dim() != 5 or currents.shape[3] < 2 or currents.shape[4] < 2):
+        raise InputError(f"neurons pool currents [T, B, C, H, W] of at least 2 x 2, got {list(currents.shape)}.")
     leaks, thresholds = (_fitting(what, one, currents) for what, one in (("leak", leak), ("threshold", threshold)))
     found = find_surrogate(surrogate)
+    if pool and not (backward == "bptt" and _pools(currents)):
+        spikes = lif(currents, leaks, thresholds, reset, found, order, detach_reset, backward)
+        return torch.nn.functional.avg_pool2d(spikes.flatten(0, 1), 2).unflatten(0, spikes.shape[:2])
     if backward == "bptt" and type(found).__module__ == Surrogate.__module__:
         a, b = found.numbers()
-        spikes: Tensor = torch.ops.stalwart.lif(
-            currents, leaks, thresholds, RESETS.index(reset), ORDERS.index(order), detach_reset, found.code, a, b
+        out: Tensor = torch.ops.stalwart.lif(
+            currents, leaks, thresholds, RESETS.index(reset), ORDERS.index(order), detach_reset, found.code, a, b, pool
         )
-        return spikes
+        return out
     how = Dynamics(reset, order, detach_reset)
-    out: Tensor = _Plain.apply(currents, leaks, thresholds, how, found, backward)
-    return out
+    plain: Tensor = _Plain.apply(currents, leaks, thresholds, how, found, backward)
+    return plain
 
 
 def _fitting(what: str, value: Tensor | Number, currents: Tensor) -> Tensor:
@@ -99,6 +108,7 @@ def _lif(
     kind: int,
     a: float,
     b: float,
+    pool: bool,
 ) -> Tensor:
     if not compiles(currents):
         how = Dynamics(RESETS[reset], ORDERS[order], detach_reset)
@@ -106,10 +116,22 @@ def _lif(
     from stalwart.spiking import kernels
 
     x, last = _packed(currents)
-    out = x.new_empty(len(currents), *x.shape[1:])
-    rows, (batch, size) = _rows(leak, threshold, currents, last)
-    sizes = (x.dtype == torch.float64, len(x), len(currents), batch, size, order, reset, rows[0].numel())
-    jit.run(kernels.forward, _items(kernels, batch, size), *sizes, x, *rows, out)
+    image = _image(currents, pool)
+    rows, (samples, size) = _rows(leak, threshold, currents, last, pool)
+    pooled = (x.shape[1], image[0] // 2, image[1] // 2, image[2])
+    out = empty((len(currents), *(pooled if pool else x.shape[1:])), x)
+    sizes = (
+        x.dtype == torch.float64,
+        len(x),
+        len(currents),
+        samples * size,
+        size,
+        *image,
+        order,
+        reset,
+        rows[0].numel(),
+    )
+    jit.run(kernels.forward, kernels.blocks(samples, size, image), *sizes, x, *rows, out)
     return out.movedim(-1, 2) if last else out
 
 
@@ -124,8 +146,12 @@ def _(
     kind: int,
     a: float,
     b: float,
+    pool: bool,
 ) -> Tensor:
-    return torch.empty_like(currents)
+    if not pool:
+        return torch.empty_like(currents)
+    height, width = currents.shape[3] // 2, currents.shape[4] // 2
+    return currents.new_empty(*currents.shape[:2], height, width, currents.shape[2]).movedim(-1, 2)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -139,7 +165,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
             "spiking neurons have no second derivative; do not ask for create_graph through them."
         )
     currents, leak, threshold = ctx.saved_tensors
-    reset, order, detach_reset, kind, a, b = ctx.numbers
+    reset, order, detach_reset, kind, a, b, pool = ctx.numbers
     learns = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
     if not compiles(currents):
         how = Dynamics(RESETS[reset], ORDERS[order], detach_reset)
@@ -153,14 +179,15 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, last = _packed(currents)
         steps = len(currents)
         g = (gradient.movedim(2, -1) if last else gradient).contiguous()
-        out = torch.empty_like(x)
+        out = empty(tuple(x.shape), x)
         sums = [x.new_empty(x.shape[1:] if learns else 0) for _ in range(2)]
-        rows, (batch, size) = _rows(leak, threshold, currents, last)
-        sizes = (x.dtype == torch.float64, len(x), steps, batch, size, order, reset, kind, not detach_reset, learns)
+        image = _image(currents, pool)
+        rows, (samples, size) = _rows(leak, threshold, currents, last, pool)
+        sizes = (x.dtype == torch.float64, len(x), steps, samples * size, size, *image, order, reset, kind)
         numbers = torch.tensor([a, b], dtype=x.dtype)
-        jit.run(
-            kernels.backward, _items(kernels, batch, size), *sizes, rows[0].numel(), x, *rows, g, out, *sums, numbers
-        )
+        length = kernels.blocks(samples, size, image)
+        flags = (not detach_reset, learns, rows[0].numel())
+        jit.run(kernels.backward, length, *sizes, *flags, x, *rows, g, out, *sums, numbers)
         of_currents = out.movedim(-1, 2) if last else out
         if len(out) < steps:
             # Autograd sums over the expanded axis: put the sum in one step, zeros elsewhere would be as long as a copy.
@@ -170,7 +197,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         of_currents,
         of_leak.sum_to_size(leak.shape).to(leak) if ctx.needs_input_grad[1] else None,
         of_threshold.sum_to_size(threshold.shape).to(threshold) if ctx.needs_input_grad[2] else None,
-        *[None] * 6,
+        *[None] * 7,
     )
 
 
@@ -193,21 +220,29 @@ def _packed(currents: Tensor) -> tuple[Tensor, bool]:
     return x.contiguous(), False
 
 
-def _rows(leak: Tensor, threshold: Tensor, currents: Tensor, last: bool) -> tuple[list[Tensor], tuple[int, int]]:
-    """Return leaks and thresholds one a neuron, or one each if that is all there is, and how many rows of how many neurons.
+def _pools(currents: Tensor) -> bool:
+    """Tell whether the compiled loops can pool: whole windows, channels last, runs long enough for vectors."""
+    whole = currents.shape[3] % 2 == 0 and currents.shape[4] % 2 == 0
+    return whole and currents.shape[2] >= 8 and compiles(currents) and _packed(currents)[1]
 
-    Where neurons are all alike, those of all samples are one row: blocks are full however small a layer is.
+
+def _image(currents: Tensor, pool: bool) -> tuple[int, int, int]:
+    return (currents.shape[3], currents.shape[4], currents.shape[2]) if pool else (0, 0, 0)
+
+
+def _rows(
+    leak: Tensor, threshold: Tensor, currents: Tensor, last: bool, pool: bool
+) -> tuple[list[Tensor], tuple[int, int]]:
+    """Return leaks and thresholds one a neuron, or one each if that is all there is, and how many samples of how many neurons.
+
+    Where neurons are all alike, those of all samples are one: blocks are full however small a layer is.
     """
     batch, size = currents.shape[1], currents[0, 0].numel()
     values = [one.detach().to(currents) for one in (leak, threshold)]
     if all(one.numel() == 1 for one in values):
-        return [one.reshape(1) for one in values], (1, batch * size)
+        return [one.reshape(1) for one in values], (batch, size) if pool else (1, batch * size)
     full = [one.expand(currents.shape[2:]) for one in values]
     return [(one.movedim(0, -1) if last else one).contiguous() for one in full], (batch, size)
-
-
-def _items(kernels: Any, batch: int, size: int) -> int:
-    return batch * -(-size // kernels.BLOCK)
 
 
 def _slope_of(kind: int, a: float, b: float, z: Tensor) -> Tensor:
@@ -237,7 +272,7 @@ class _Plain(torch.autograd.Function):
         ctx.how, ctx.surrogate, ctx.mode = how, surrogate, mode
         if compiles(currents):
             reset, order = RESETS.index(how.reset), ORDERS.index(how.order)
-            spikes: Tensor = torch.ops.stalwart.lif(currents, leak, threshold, reset, order, True, 0, 1.0, 1.0)
+            spikes: Tensor = torch.ops.stalwart.lif(currents, leak, threshold, reset, order, True, 0, 1.0, 1.0, False)
             return spikes
         return reference.run(currents, leak.to(currents), threshold.to(currents), how)[0]
 

@@ -9,8 +9,10 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stalwart.core.errors import InputError
+from stalwart.core.layout import channels_last
 from stalwart.core.modes import is_stepwise
 from stalwart.core.numbers import require
 from stalwart.spiking.neurons import LIF
@@ -18,6 +20,8 @@ from stalwart.spiking.step import fire, keep
 
 _MEMBRANES: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("membranes", default=None)
 """What each neuron layer kept from the step before, while a network runs step by step."""
+_FRAMES = 64
+"""How many frames, samples x steps, pass together: their activations fit in the cache."""
 
 
 class InTime(nn.Module):
@@ -38,11 +42,6 @@ class InTime(nn.Module):
         if is_stepwise():
             return self._one_step(currents)
         spikes: Tensor = self.neuron(currents.unflatten(0, (self.steps, -1)))
-        return spikes.flatten(0, 1)
-
-    def held(self, currents: Tensor) -> Tensor:
-        """Map currents [B, ...] that stay the same in every step to spikes [T * B, ...]."""
-        spikes: Tensor = self.neuron(currents.expand(self.steps, *currents.shape))
         return spikes.flatten(0, 1)
 
     def _one_step(self, current: Tensor) -> Tensor:
@@ -92,33 +91,54 @@ class SharedDropout(nn.Module):
 class SpikingNetwork(nn.Module):
     """x -> mean over T of layers(encoder(x)): firing rates, where the last layer is one of neurons.
 
+    Large batches pass in parts whose activations fit in the cache, wherever layers treat each sample for itself.
+
     Args:
         encoder: maps [B, ...] to [T, B, ...]; ``in_steps``, if it has that, to a list of T tensors [B, ...], for bounds.
         layers: maps [T * B, ...] to [T * B, ...], its neurons as :class:`InTime`; see :func:`with_neurons`.
         steps: T, at least 1.
+        recompute: whether the backward pass computes the activations of each part anew instead of keeping all of them: a
+            fraction of the memory for one more forward pass. Only where layers treat each sample for itself.
     """
 
-    def __init__(self, encoder: nn.Module, layers: nn.Module, steps: int) -> None:
+    def __init__(self, encoder: nn.Module, layers: nn.Module, steps: int, recompute: bool = False) -> None:
         super().__init__()
         require(steps >= 1, f"a spiking network needs at least 1 time step, got {steps}.")
-        self.encoder, self.layers, self.steps = encoder, layers, steps
+        self.encoder, self.layers, self.steps, self.recompute = encoder, layers, steps, recompute
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs [B, ...] to the mean over time of the last layer's output [B, ...]."""
         if is_stepwise():
             return self._step_by_step(x)
         encoded: Tensor = self.encoder(x)
-        layers, out = self.layers, encoded
-        constant = self.steps > 1 and encoded.stride(0) == 0
-        first = self._first_neuron() if constant else None
-        if first is None:
-            out = layers(encoded.flatten(0, 1))
-        else:
-            assert isinstance(layers, nn.Sequential)
-            neurons = layers[first]
-            assert isinstance(neurons, InTime)
-            out = layers[first + 1 :](neurons.held(layers[:first](encoded[0])))
-        return out.unflatten(0, (self.steps, -1)).mean(0)
+        # One copy of what stays the same in every step; it is expanded where time begins.
+        shown = encoded[:1] if self.steps > 1 and encoded.stride(0) == 0 else encoded
+        whole = not _each_for_itself(self.layers)
+        require(not (whole and self.recompute), "recompute needs layers that treat each sample for itself.")
+        if whole:
+            return self._part(shown)
+        parts = shown.split(max(1, _FRAMES // self.steps), 1)
+        if self.recompute and torch.is_grad_enabled():
+            return torch.cat([checkpoint(self._part, part, use_reentrant=False) for part in parts])
+        return torch.cat([self._part(part) for part in parts]) if len(parts) > 1 else self._part(shown)
+
+    def _part(self, x: Tensor) -> Tensor:
+        """Map [T, B, ...], or [1, B, ...] that stays the same, to the mean of the last layer's output over time."""
+        layers = _in_order(self.layers)
+        for place, layer in enumerate(layers):
+            before = layers[place - 1] if place else None
+            if isinstance(before, InTime) and _fuses(before, layer):
+                continue
+            if isinstance(layer, InTime) and not _hooked(layer):
+                pool = place + 1 < len(layers) and _fuses(layer, layers[place + 1])
+                x = layer.neuron(x.expand(self.steps, *x.shape[1:]), pool=pool)
+                continue
+            if any(isinstance(inner, InTime | SharedDropout) for inner in layer.modules()):
+                x = x.expand(self.steps, *x.shape[1:])
+            frames = x.flatten(0, 1)
+            # Convolutions are faster on channels last, and pooling then happens where spikes arise.
+            x = layer(channels_last(frames) if frames.dim() == 4 else frames).unflatten(0, x.shape[:2])
+        return x[0] if len(x) == 1 else x.mean(0)
 
     def _step_by_step(self, x: Tensor) -> Tensor:
         in_steps = getattr(self.encoder, "in_steps", None)
@@ -132,15 +152,48 @@ class SpikingNetwork(nn.Module):
             _MEMBRANES.reset(token)
         return total / self.steps
 
-    def _first_neuron(self) -> int | None:
-        """Return the place of the first neurons, where all layers before it are without time."""
-        if isinstance(self.layers, nn.Sequential):
-            for place, layer in enumerate(self.layers):
-                if isinstance(layer, InTime):
-                    return place
-                if any(isinstance(inner, InTime) for inner in layer.modules()):
-                    return None
-        return None
+
+_SAMPLE_WISE = (
+    InTime,
+    LIF,
+    SharedDropout,
+    nn.AvgPool2d,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.Flatten,
+    nn.Identity,
+    nn.Linear,
+    nn.MaxPool2d,
+    nn.Sequential,
+)
+
+
+def _each_for_itself(layers: nn.Module) -> bool:
+    """Tell whether layers are known to treat each sample for itself, and nobody watches them."""
+    inner = list(layers.modules())
+    return not any(map(_hooked, inner)) and all(
+        isinstance(one, _SAMPLE_WISE) or (isinstance(one, nn.BatchNorm2d | nn.BatchNorm1d) and not one.training)
+        for one in inner
+    )
+
+
+def _hooked(layer: nn.Module) -> bool:
+    return any(one._forward_hooks or one._forward_pre_hooks for one in layer.modules())
+
+
+def _in_order(layers: nn.Module) -> list[nn.Module]:
+    if isinstance(layers, nn.Sequential) and not (layers._forward_hooks or layers._forward_pre_hooks):
+        return [one for layer in layers for one in _in_order(layer)]
+    return [layers]
+
+
+def _fuses(neurons: InTime, layer: nn.Module) -> bool:
+    """Tell whether a layer is 2 x 2 average pooling that neurons can do where they fire."""
+    if not isinstance(layer, nn.AvgPool2d) or _hooked(neurons) or _hooked(layer):
+        return False
+    two, padding = (2, (2, 2)), (0, (0, 0))
+    return layer.kernel_size in two and layer.stride in two and layer.padding in padding and not layer.ceil_mode
 
 
 def with_neurons(layers: nn.Module, steps: int, neuron: Callable[[str], LIF]) -> nn.Module:

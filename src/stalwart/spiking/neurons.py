@@ -69,8 +69,8 @@ class LIF(nn.Module):
         self.surrogate = find_surrogate(surrogate)
         self.backward_mode = "bptt"
 
-    def forward(self, currents: Tensor) -> Tensor:
-        """Map currents [T, B, ...] to spikes of the same shape."""
+    def forward(self, currents: Tensor, pool: bool = False) -> Tensor:
+        """Map currents [T, B, ...] to spikes of the same shape, or with ``pool`` to their 2 x 2 means."""
         # A step of the optimiser may leave the range; where it did, no gradient leads further out.
         leak = self.leak.clamp(0, 1) if isinstance(self.leak, nn.Parameter) else self.leak
         threshold = self.threshold
@@ -85,6 +85,7 @@ class LIF(nn.Module):
             self.order,
             self.detach_reset,
             self.backward_mode,
+            pool,
         )
 
     def extra_repr(self) -> str:

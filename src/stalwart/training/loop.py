@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stalwart.attacks.guard import undisturbed
-from stalwart.attacks.layout import arrange
 from stalwart.core.errors import FileError, TrainingError, UsageError
 from stalwart.core.files import write_text
+from stalwart.core.layout import channels_last
 from stalwart.core.random import derive, generator, shard
 from stalwart.core.tensors import save_tensors
 from stalwart.data import Augment, Data, epoch_batches
@@ -151,7 +151,7 @@ class Fit:
             else x
         )
         if self.config.channels_last and x.dim() == 4:
-            x = arrange(x)
+            x = channels_last(x)
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.optimiser.lr * factor(self.config.schedule, moment.time, self.config.epochs)
         if self.config.ramps.slope is not None:
