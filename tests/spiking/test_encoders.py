@@ -7,7 +7,7 @@ import torch
 
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.noise import is_random, noise
-from stalwart.spiking import Direct, EventFrames, Gaussian, Latency, Poisson
+from stalwart.spiking import Direct, EventFrames, Gaussian, Latency, Poisson, Quantised
 
 PIXELS = torch.tensor([[0.0, 0.1, 0.5, 0.75, 1.0]])
 
@@ -123,3 +123,16 @@ def test_ranges_are_checked():
         Poisson(3, rate=1.2)
     with pytest.raises(UsageError, match="sigma must be positive"):
         Gaussian(3, sigma=0.0)
+
+
+def test_quantised_inputs_have_so_many_levels_and_the_gradient_of_the_identity():
+    x = torch.linspace(0, 1, 101).unsqueeze(0).requires_grad_()
+    encoder = Quantised(Direct(3), bits=2)
+    out = encoder(x)
+    assert out.shape == (3, 1, 101)
+    assert torch.allclose(out.unique(), torch.tensor([0, 1 / 3, 2 / 3, 1]))
+    assert (out[0] - x).abs().max() <= 1 / 6 + 1e-6
+    out.sum().backward()
+    assert torch.allclose(x.grad, torch.full_like(x, 3.0))
+    with pytest.raises(UsageError, match="1 to 16 bits"):
+        Quantised(Direct(3), bits=0)

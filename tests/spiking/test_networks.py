@@ -213,3 +213,20 @@ def test_whoever_watches_a_layer_sees_the_whole_batch():
     stack[2].register_forward_hook(lambda module, inputs, out: shapes.append(out.shape))
     network(torch.rand(40, 1, 8, 8))
     assert shapes == [(160, 8, 8, 8), (160, 8, 4, 4)]
+
+
+def test_the_published_gradient_is_the_straight_through_one():
+    # Sharmin et al. sum the gradients of the first layer's membranes over time and convolve them with the turned kernel.
+    network = make("fire_first", steps=8, encoder=Poisson(8), gain=1.5)
+    x = IMAGES.clone().requires_grad_()
+    first = network[0].layers[0]
+    currents = []
+    hook = first.register_forward_hook(lambda module, inputs, out: currents.append(out) or out.retain_grad())
+    with noise(network, "fixed", seed=4):
+        nn.functional.cross_entropy(network(x), torch.tensor([0, 1, 2, 0])).backward()
+    hook.remove()
+    summed = currents[0].grad.unflatten(0, (8, 4)).sum(0)
+    published = nn.functional.conv_transpose2d(summed, first.weight, stride=2, padding=1, output_padding=1)
+    assert summed.abs().sum() > 0
+    # Theirs is the gradient of 2 x - 1.
+    assert torch.allclose(2 * published, x.grad, atol=1e-5 * float(x.grad.abs().max()))

@@ -9,7 +9,7 @@ from torch import nn
 
 from stalwart.core.numbers import Number, require
 from stalwart.core.registry import lookup
-from stalwart.spiking import ENCODERS, LIF, SpikingNetwork, find_surrogate, with_neurons
+from stalwart.spiking import ENCODERS, LIF, Quantised, SpikingNetwork, find_surrogate, with_neurons
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,8 @@ class Spiking:
 
     Attributes:
         steps: T, time steps for one input.
-        encoder: a name of :data:`stalwart.spiking.ENCODERS` with its options, ``{"name": "poisson", "signed": true}``.
+        encoder: a name of :data:`stalwart.spiking.ENCODERS` with its options, ``{"name": "poisson", "signed": true}``; with
+            ``bits`` inputs are quantised before.
         leak, threshold, reset, order, detach_reset, surrogate, trained: of all neurons, see :class:`stalwart.spiking.LIF`.
         gain: weights start as N(0, 2 gain² / fan_in); He's initialisation leaves deep layers of spikes silent.
 
@@ -59,12 +60,13 @@ class Spiking:
     def _encoder(self) -> nn.Module:
         options = dict(self.encoder)
         kind = lookup("encoder", ENCODERS, str(options.pop("name", "")))
+        bits = options.pop("bits", None)
         try:
             made: nn.Module = kind(self.steps, **options)
         except TypeError as problem:
             require(False, f"encoder '{self.encoder['name']}': {problem}.")
             raise
-        return made
+        return made if bits is None else Quantised(made, bits)
 
     def _neurons(self, path: str) -> LIF:
         return LIF(

@@ -1,8 +1,8 @@
 """Spiking neurons: dynamics, surrogate gradients, encoders, networks. Tensors are time-first, [T, B, ...]."""
 
-from stalwart.spiking.encoders import ENCODERS, Direct, EventFrames, Gaussian, Latency, Poisson
+from stalwart.spiking.encoders import ENCODERS, Direct, EventFrames, Gaussian, Latency, Poisson, Quantised
 from stalwart.spiking.lif import lif
-from stalwart.spiking.network import InTime, SharedDropout, SpikingNetwork, with_neurons
+from stalwart.spiking.network import InTime, SharedDropout, SpikingNetwork, set_steps, with_neurons
 from stalwart.spiking.neurons import LIF, gradients, neurons
 from stalwart.spiking.surrogates import SURROGATES, Surrogate, find_surrogate
 
@@ -16,6 +16,7 @@ __all__ = [
     "InTime",
     "Latency",
     "Poisson",
+    "Quantised",
     "SharedDropout",
     "SpikingNetwork",
     "Surrogate",
@@ -23,5 +24,6 @@ __all__ = [
     "gradients",
     "lif",
     "neurons",
+    "set_steps",
     "with_neurons",
 ]

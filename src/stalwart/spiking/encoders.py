@@ -193,6 +193,41 @@ class EventFrames(nn.Module):
         return [x.select(1, t) for t in range(self.steps)]
 
 
+class _Round(torch.autograd.Function):
+    """Rounding to whole numbers with the gradient of the identity (straight through)."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+class Quantised(nn.Module):
+    """Inputs rounded to 2^bits levels of [0, 1], with the gradient of the identity, and then encoded.
+
+    Args:
+        encoder: what follows.
+        bits: b >= 1.
+
+    Source: Sharmin et al., ECCV 2020, section 4.
+    """
+
+    def __init__(self, encoder: nn.Module, bits: int) -> None:
+        super().__init__()
+        whole = isinstance(bits, int) and not isinstance(bits, bool)
+        require(whole and 1 <= bits <= 16, f"inputs are quantised to 1 to 16 bits, got {bits!r}.")
+        self.encoder, self.bits = encoder, bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, ...] in [0, 1] to [T, B, ...]."""
+        levels = 2**self.bits - 1
+        encoded: Tensor = self.encoder(_Round.apply(x * levels) / levels)
+        return encoded
+
+
 ENCODERS: dict[str, str] = {
     "direct": "stalwart.spiking.encoders:Direct",
     "poisson": "stalwart.spiking.encoders:Poisson",

@@ -153,6 +153,23 @@ class SpikingNetwork(nn.Module):
         return total / self.steps
 
 
+def set_steps(model: nn.Module, steps: int) -> None:
+    """Let every spiking network in a model, and its encoder, run for another number of time steps, in place.
+
+    Raises:
+        InputError: the model has none.
+        UsageError: no step.
+    """
+    require(steps >= 1, f"a spiking network needs at least 1 time step, got {steps}.")
+    networks = [module for module in model.modules() if isinstance(module, SpikingNetwork)]
+    if not networks:
+        raise InputError("the model has no spiking network whose time steps could be changed.")
+    for network in networks:
+        for part in network.modules():
+            if isinstance(getattr(part, "steps", None), int):
+                part.steps = steps
+
+
 _SAMPLE_WISE = (
     InTime,
     LIF,
