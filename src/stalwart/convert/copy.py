@@ -9,7 +9,7 @@ from stalwart.spiking import LIF, SpikingNetwork, with_neurons
 
 
 def spiking_copy(layers: nn.Module, encoder: nn.Module, steps: int, neuron: Callable[[str], LIF]) -> SpikingNetwork:
-    """Return a network with copies of the layers, in evaluation mode; its logits are means over time, without neurons at the end.
+    """Return a network of copies of the layers, in evaluation mode; logits are means over time, without neurons at the end.
 
     Args:
         layers: [B, ...] -> [B, K], whose activations are ``nn.ReLU`` modules; left as it is. What it normalises must be part
