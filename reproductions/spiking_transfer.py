@@ -2,7 +2,7 @@
 
     python reproductions/spiking_transfer.py --out runs/spiking-transfer [--samples 300]
 
-Fashion-MNIST; two convolutions with average pooling and two linear layers, no biases. From an ANN come SNN-conv, its weights with
+Fashion-MNIST; two convolutions with average pooling, two linear layers, no biases. From an ANN come SNN-conv, its weights with
 balanced thresholds (integrate-and-fire, signed Poisson coding, T = 200), and SNN-BP, trained further through time from there
 (thresholds x 0.7, leak 0.99, T = 50). Adversarial examples of FGSM and PGD-7 (step 2/255) at 8/255 from each, crafted on the
 spiking network itself, meet each: of the same weights (white box) and of a second, independently trained family (black box).

@@ -167,7 +167,7 @@ def set_steps(model: nn.Module, steps: int) -> None:
     for network in networks:
         for part in network.modules():
             if isinstance(getattr(part, "steps", None), int):
-                part.steps = steps
+                part.steps = steps  # type: ignore[assignment]
 
 
 _SAMPLE_WISE = (
