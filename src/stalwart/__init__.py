@@ -6,7 +6,7 @@ from stalwart.bounds import bound, margin_bound
 from stalwart.certify.verify import Verdict, verify
 from stalwart.core.errors import StalwartError
 from stalwart.report import Report, evaluate
-from stalwart.sets import L0, L1, L2, Box, Linf
+from stalwart.sets import L0, L1, L2, Box, Events, Linf
 
 __version__ = "0.1.0"
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "L1",
     "L2",
     "Box",
+    "Events",
     "Linf",
     "Report",
     "StalwartError",
