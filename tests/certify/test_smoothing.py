@@ -12,7 +12,8 @@ from torch import nn
 from stalwart.certify.smoothing import ABSTAIN, Smoothing, lower_bound, two_sided
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.random import generator
-from stalwart.stochastic import GaussianHead, noise
+from stalwart.spiking import Poisson
+from stalwart.stochastic import inject, noise
 
 
 class Halfspace(nn.Module):
@@ -284,7 +285,8 @@ def test_the_model_is_left_as_it_was():
 
 def test_randomised_models_are_refused_until_their_noise_is_settled():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), GaussianHead(4, 3))
+    # Noise on weights is shared by the batch.
+    model = inject(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), alpha=0.5)
     x = torch.rand(2, 4)
     with pytest.raises(UsageError, match="deterministic model"):
         Smoothing(0.25, n=100).certify(model, x)
@@ -292,6 +294,22 @@ def test_randomised_models_are_refused_until_their_noise_is_settled():
         Smoothing(0.25, n=100).certify(model, x)
     with noise(model, "fixed", seed=0):
         Smoothing(0.25, n=100).predict(model, x)
+
+
+def test_noise_of_each_sample_takes_part_in_the_vote():
+    class Mean(nn.Module):
+        def forward(self, spikes):
+            spikes = spikes.mean((0, 2)).unsqueeze(1)
+            return torch.cat([spikes, -spikes], 1)
+
+    # Ten pixels of 0.52: nearly even votes by the coding alone, sure ones by its mean.
+    model, x = nn.Sequential(Poisson(1), Mean()), torch.full((1, 10), 0.52)
+    smoothing = Smoothing(0.001, n=2000)
+    found = smoothing.certify(model, x, seed=1)
+    assert 0.4 < float(found.votes[0]) / 2000 < 0.75
+    assert torch.equal(found.votes, smoothing.certify(model, x, seed=1).votes)
+    with noise(model, "off"):
+        assert int(smoothing.certify(model, x).votes[0]) == 2000
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Flips of binary rasters: members, projections and the support function against all points of small sets; bounds through time."""
+"""Flips of binary rasters: members, projections, the support function and bounds through time, against all members."""
 
 import itertools
 

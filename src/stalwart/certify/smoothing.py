@@ -34,6 +34,7 @@ from stalwart.attacks.layout import fitting_batch, prefers_channels_last
 from stalwart.core.checks import check_images, check_logits
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.layout import channels_last
+from stalwart.core.noise import for_each_sample, noise
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import derive, generator
 
@@ -126,15 +127,16 @@ class Smoothing:
         NaN count against every class.
 
         Args:
-            model: maps [B, ...] to logits [B, K]; deterministic, each input on its own. It is evaluated in evaluation
-                mode and left exactly as it was.
+            model: maps [B, ...] to logits [B, K], each input on its own; deterministic, or random by noise layers that draw
+                for each sample, such as an encoder of spikes: then its draws are part of the vote. It is evaluated in
+                evaluation mode and left exactly as it was.
             x: inputs [B, ...] in [0, 1]; a GPU draws other noise than the CPU.
             seed: the same seed and index give the same noise, whatever else is in the batch.
             index: a number for each input that its noise derives from; by default 0 to B - 1.
 
         Raises:
             InputError: inputs that are not finite or out of range, a model that returns no logits or none that are finite.
-            UsageError: the model is randomised: its own noise may be shared by a batch, and votes would not be independent.
+            UsageError: the model is random in another way: noise may be shared by a batch, and votes would not be independent.
         """
         numbers = _numbers(x, index)
         with self.certifier(model, x, seed) as certify_one:
@@ -223,6 +225,7 @@ class _Voters:
     batch: int
     classes: int
     channels_last: bool
+    random: bool
 
     @classmethod
     @contextlib.contextmanager
@@ -235,16 +238,22 @@ class _Voters:
             check_logits(logits, len(probe))
             if not torch.isfinite(logits).all():
                 raise InputError("the model's logits are NaN or infinite on the first inputs; its weights are damaged.")
-            if not torch.equal(logits, model(probe.clone())):
+            random = for_each_sample(model, probe)
+            if not random and not torch.equal(logits, model(probe.clone())):
                 raise UsageError(
-                    "smoothing needs a deterministic model: noise of its own may be shared by a whole batch, and then votes "
-                    "are not independent. Switch it off or fix it with stalwart.stochastic.noise(model, ...)."
+                    "smoothing needs a deterministic model, or one whose noise is drawn for each sample: noise that a whole "
+                    "batch shares makes votes depend on each other. Switch it off or fix it with "
+                    "stalwart.stochastic.noise(model, ...)."
                 )
             size = fitting_batch(model, probe) if batch is None else batch
-            yield cls(model, sigma, size, logits.shape[1], prefers_channels_last(model, probe))
+            yield cls(model, sigma, size, logits.shape[1], not random and prefers_channels_last(model, probe), random)
 
     def votes(self, x: Tensor, count: int, seed: int) -> Tensor:
         """Return the votes [K] that ``count`` noisy copies of one input x [...] give to each class."""
+        with noise(self.model, seed=derive(seed, "model")) if self.random else contextlib.nullcontext():
+            return self._votes(x, count, seed)
+
+    def _votes(self, x: Tensor, count: int, seed: int) -> Tensor:
         rows = max(self.batch // _BLOCK, 1) * _BLOCK
         buffer = x.new_empty((rows, *x.shape))
         votes = torch.zeros(self.classes + 1, dtype=torch.long, device=x.device)

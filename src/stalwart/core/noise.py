@@ -6,10 +6,10 @@ deployed, so only :func:`noise` switches it.
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stalwart.core.random import derive
 
@@ -21,7 +21,11 @@ class NoiseLayer(nn.Module):
 
     ``mode`` is "on" (fresh draws, independent for each sample where the noise is on activations), "off" (none) or "fixed":
     the same draw at every call and for every sample, so that the model is an ordinary deterministic function.
+
+    ``for_each_sample`` says whether, where it is "on", each sample of a batch has draws of its own.
     """
+
+    for_each_sample: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,6 +59,16 @@ def noise_layers(model: nn.Module) -> dict[str, NoiseLayer]:
 def is_random(model: nn.Module) -> bool:
     """Tell whether the model holds a noise layer that is switched on."""
     return any(layer.mode == "on" for layer in noise_layers(model).values())
+
+
+def for_each_sample(model: nn.Module, x: Tensor) -> bool:
+    """Tell whether the model is random, all by noise layers, and each sample of a batch ``x`` has draws of its own."""
+    on = [layer for layer in noise_layers(model).values() if layer.mode == "on"]
+    if not on or not all(layer.for_each_sample for layer in on):
+        return False
+    # What still differs with fixed noise comes from elsewhere, and nobody knows whose it is.
+    with noise(model, "fixed", seed=0):
+        return bool(torch.equal(model(x.clone()), model(x.clone())))
 
 
 @contextlib.contextmanager

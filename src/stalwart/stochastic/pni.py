@@ -18,6 +18,8 @@ from stalwart.core.random import normal
 class _WeightNoise(NoiseLayer):
     """Shares ``noisy(weight)``: one draw a forward pass, common to the batch (and to all data-parallel ranks)."""
 
+    for_each_sample = False
+
     def __init__(self, layer: nn.Conv2d | nn.Linear, alpha: float) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
