@@ -299,11 +299,11 @@ def test_randomised_models_are_refused_until_their_noise_is_settled():
 def test_noise_of_each_sample_takes_part_in_the_vote():
     class Mean(nn.Module):
         def forward(self, spikes):
-            spikes = spikes.mean((0, 2)).unsqueeze(1)
+            spikes = spikes.mean((0, 2)).unsqueeze(1) - 0.5
             return torch.cat([spikes, -spikes], 1)
 
-    # Ten pixels of 0.52: nearly even votes by the coding alone, sure ones by its mean.
-    model, x = nn.Sequential(Poisson(1), Mean()), torch.full((1, 10), 0.52)
+    # Eleven pixels of 0.52: nearly even votes by the coding alone, sure ones by its mean.
+    model, x = nn.Sequential(Poisson(1, signed=False), Mean()), torch.full((1, 11), 0.52)
     smoothing = Smoothing(0.001, n=2000)
     found = smoothing.certify(model, x, seed=1)
     assert 0.4 < float(found.votes[0]) / 2000 < 0.75
