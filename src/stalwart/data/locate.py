@@ -92,6 +92,14 @@ class Source:
         )
 
 
+def places(data_dir: Path | None, name: str, folders: tuple[str, ...]) -> list[Path]:
+    """Return where a dataset may lie that is not downloaded: below ``data_dir``, ``$STALWART_DATA`` and the cache."""
+    roots = [] if data_dir is None else [data_dir]
+    if os.environ.get(DATA_VARIABLE):
+        roots.append(Path(os.environ[DATA_VARIABLE]))
+    return [*(place for root in roots for place in (*(root / one for one in folders), root)), _cache() / name]
+
+
 def _cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "stalwart"

@@ -15,6 +15,9 @@ DATASETS: dict[str, str] = {
     "cifar10": "stalwart.data.cifar:Cifar10",
     "cifar100": "stalwart.data.cifar:Cifar100",
     "svhn": "stalwart.data.svhn:Svhn",
+    "digits-events": "stalwart.data.event_sets:DigitsEvents",
+    "nmnist": "stalwart.data.event_sets:NMnist",
+    "dvs-gesture": "stalwart.data.event_sets:DvsGesture",
     "npz": "stalwart.data.arrays:Npz",
     "folder": "stalwart.data.folder:Folder",
 }

@@ -61,7 +61,7 @@ def build_model(
         )
     normalise = Normalise([0.0] * channels if mean is None else mean, [1.0] * channels if std is None else std)
     with isolated(seed):
-        backbone, width = record.build(tuple(shape))
+        backbone, width = record.build(tuple(shape) if spiking is None else spiking.seen(tuple(shape)))
         if spiking is not None:
             backbone = spiking.apply(backbone)
         return Classifier(normalise, backbone, (head or nn.Linear)(width, classes))

@@ -43,6 +43,21 @@ class Spiking:
         self._encoder()
         self._neurons("")
 
+    def seen(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of what the backbone sees at one step of inputs of ``shape``.
+
+        Raises:
+            UsageError: frames of events that are not one a step.
+        """
+        if self.encoder.get("name") != "events":
+            return shape
+        require(
+            len(shape) == 4 and shape[0] == self.steps,
+            f"the encoder 'events' takes inputs of {self.steps} frames, [{self.steps}, C, H, W], but the data's are "
+            f"{list(shape)}; give the model's steps and those of the dataset the same number.",
+        )
+        return shape[1:]
+
     def apply(self, backbone: nn.Module) -> nn.Module:
         """Return the spiking backbone [B, ...] -> [B, D] with fresh weights, drawn from torch's generator.
 
