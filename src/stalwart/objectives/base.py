@@ -1,7 +1,8 @@
 """What a training objective is, and the module that wraps it around a model for data-parallel training.
 
 An objective works in two parts, so that they can be combined: ``craft`` makes the inputs it trains on (the clean ones by
-default), ``combine`` turns network outputs into a loss. A third, ``penalty``, depends on the parameters alone.
+default), ``combine`` turns network outputs into a loss. A third, ``penalty``, depends on the parameters alone, and
+``after_step`` may move the parameters once the optimiser has.
 """
 
 from collections.abc import Callable
@@ -58,6 +59,9 @@ class Objective:
     def penalty(self, model: nn.Module) -> Tensor | float:
         """Return a term that depends on the parameters alone."""
         return 0.0
+
+    def after_step(self, model: nn.Module, moment: Moment) -> None:
+        """Move the parameters in place after a step of the optimiser; every data-parallel process does the same."""
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
         """Return the whole loss and the logits [B, K]."""

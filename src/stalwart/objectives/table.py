@@ -13,6 +13,7 @@ OBJECTIVES: dict[str, str] = {
     "mtl-ibp": "stalwart.objectives.expressive:MTLIBP",
     "natural": "stalwart.objectives.natural:Natural",
     "pgd-at": "stalwart.objectives.pgd_at:PGDAT",
+    "rat": "stalwart.objectives.rat:RAT",
     "sabr": "stalwart.objectives.sabr:SABR",
     "smooth-adv": "stalwart.objectives.smooth_adv:SmoothAdv",
     "smooth-gaussian": "stalwart.objectives.smooth_gaussian:SmoothGaussian",

@@ -163,6 +163,7 @@ class Fit:
         if self.config.optimiser.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip)
         self.optimiser.step()
+        self.objective.after_step(self.model, moment)
         lengthen(self.model)
         if self.average is not None:
             self._update_average()
