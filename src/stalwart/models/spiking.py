@@ -21,6 +21,7 @@ class Spiking:
         encoder: a name of :data:`stalwart.spiking.ENCODERS` with its options, ``{"name": "poisson", "signed": true}``.
         leak, threshold, reset, order, detach_reset, surrogate, trained: of all neurons, see :class:`stalwart.spiking.LIF`.
         gain: weights start as N(0, 2 gain² / fan_in); He's initialisation leaves deep layers of spikes silent.
+        xi: of the recipe's ``init: fluctuation`` instead, see :func:`stalwart.spiking.fluctuation_init`.
 
     Raises:
         UsageError: an unknown encoder, option or surrogate, or a number out of range.
@@ -36,9 +37,11 @@ class Spiking:
     surrogate: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "triangle"})
     trained: tuple[str, ...] = ()
     gain: Number = 1.6
+    xi: Number = 1.0
 
     def __post_init__(self) -> None:
         require(self.gain > 0, f"gain must be positive, got {self.gain}.")
+        require(self.xi > 0, f"xi must be positive, got {self.xi}.")
         self._encoder()
         self._neurons("")
 
