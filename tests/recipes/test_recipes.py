@@ -147,7 +147,6 @@ def test_certified_training_with_a_short_warm_up():
 
 @pytest.mark.parametrize("name", names("digits"))
 def test_the_models_of_digits_can_be_built_and_depend_on_the_seed_alone(name):
-
     from stalwart.data import Data, Split
 
     none = Split(torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.long))

@@ -1,7 +1,7 @@
 """Any architecture with neurons in the place of its ReLUs."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 
 from stalwart.core.numbers import Number, require
 from stalwart.core.registry import lookup
-from stalwart.spiking import ENCODERS, LIF, SpikingNetwork, find_surrogate, with_neurons
+from stalwart.spiking import ENCODERS, LIF, NEURONS, Neurons, SpikingNetwork, find_surrogate, with_neurons
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,9 @@ class Spiking:
     Attributes:
         steps: T, time steps for one input.
         encoder: a name of :data:`stalwart.spiking.ENCODERS` with its options, ``{"name": "poisson", "signed": true}``.
-        leak, threshold, reset, order, detach_reset, surrogate, trained: of all neurons, see :class:`stalwart.spiking.LIF`.
+        neuron: a name of :data:`stalwart.spiking.NEURONS`, and the options of neurons other than "lif":
+            ``{"name": "rate", "height": 2.0}``; "hoyer" needs one time step.
+        leak, threshold, reset, order, detach_reset, surrogate, trained: of neurons "lif", see :class:`stalwart.spiking.LIF`.
         gain: weights start as N(0, 2 gain² / fan_in); He's initialisation leaves deep layers of spikes silent.
         xi: of the recipe's ``init: fluctuation`` instead, see :func:`stalwart.spiking.fluctuation_init`.
 
@@ -29,6 +31,7 @@ class Spiking:
 
     steps: int = 4
     encoder: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "direct"})
+    neuron: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "lif"})
     leak: Number = 0.9
     threshold: Number = 1.0
     reset: str = "soft"
@@ -62,20 +65,37 @@ class Spiking:
     def _encoder(self) -> nn.Module:
         options = dict(self.encoder)
         kind = lookup("encoder", ENCODERS, str(options.pop("name", "")))
-        try:
-            made: nn.Module = kind(self.steps, **options)
-        except TypeError as problem:
-            require(False, f"encoder '{self.encoder['name']}': {problem}.")
-            raise
+        made: nn.Module = _make("encoder", self.encoder, lambda: kind(self.steps, **options))
         return made
 
-    def _neurons(self, path: str) -> LIF:
-        return LIF(
-            self.leak,
-            self.threshold,
-            trained=self.trained,
-            reset=self.reset,
-            order=self.order,
-            detach_reset=self.detach_reset,
-            surrogate=find_surrogate(self.surrogate),
+    def _neurons(self, path: str) -> Neurons:
+        options = dict(self.neuron)
+        name = str(options.pop("name", ""))
+        kind = lookup("neuron", NEURONS, name)
+        if name == "lif":
+            require(
+                not options, f"the options of neurons 'lif' stand beside 'neuron', not in it: {', '.join(options)}."
+            )
+            return LIF(
+                self.leak,
+                self.threshold,
+                trained=self.trained,
+                reset=self.reset,
+                order=self.order,
+                detach_reset=self.detach_reset,
+                surrogate=find_surrogate(self.surrogate),
+            )
+        require(
+            name != "hoyer" or self.steps == 1,
+            f"neurons 'hoyer' work in one time step; set steps to 1, not {self.steps}.",
         )
+        made: Neurons = _make("neuron", self.neuron, lambda: kind(**options))
+        return made
+
+
+def _make(what: str, wanted: Mapping[str, Any], build: Callable[[], Any]) -> Any:
+    try:
+        return build()
+    except TypeError as problem:
+        require(False, f"{what} '{wanted['name']}': {problem}.")
+        raise

@@ -1,30 +1,46 @@
 """Spiking neurons: dynamics, surrogate gradients, encoders, networks. Tensors are time-first, [T, B, ...]."""
 
 from stalwart.spiking.encoders import ENCODERS, Direct, EventFrames, Gaussian, Latency, Poisson
+from stalwart.spiking.hoyer import HoyerNeuron, hoyer_measure, hoyer_threshold
 from stalwart.spiking.initialise import fluctuation_init, weight_statistics
 from stalwart.spiking.lif import lif
 from stalwart.spiking.network import InTime, SharedDropout, SpikingNetwork, with_neurons
-from stalwart.spiking.neurons import LIF, gradients, neurons
+from stalwart.spiking.neurons import LIF, Neurons, gradients, neurons
+from stalwart.spiking.rate import RateNeuron, rate_map
+from stalwart.spiking.readout import Readout
+from stalwart.spiking.recurrent import AdaptiveLIF, RecurrentLIF, rate_penalty
 from stalwart.spiking.surrogates import SURROGATES, Surrogate, find_surrogate
+from stalwart.spiking.table import NEURONS
 
 __all__ = [
     "ENCODERS",
     "LIF",
+    "NEURONS",
     "SURROGATES",
+    "AdaptiveLIF",
     "Direct",
     "EventFrames",
     "Gaussian",
+    "HoyerNeuron",
     "InTime",
     "Latency",
+    "Neurons",
     "Poisson",
+    "RateNeuron",
+    "Readout",
+    "RecurrentLIF",
     "SharedDropout",
     "SpikingNetwork",
     "Surrogate",
     "find_surrogate",
     "fluctuation_init",
     "gradients",
+    "hoyer_measure",
+    "hoyer_threshold",
     "lif",
     "neurons",
+    "rate_map",
+    "rate_penalty",
     "weight_statistics",
     "with_neurons",
 ]

@@ -94,7 +94,8 @@ def fluctuation_init(
         the measured mean input a step by module path of the layer; for spikes their rate.
 
     Raises:
-        InputError: the model has no weights before neurons, or no input reaches a layer, as in a silent network.
+        InputError: the model has no weights before neurons, or neurons that are not LIF, or no input reaches a layer, as in a
+            silent network.
         UsageError: xi or mean out of range.
 
     Example:
@@ -110,7 +111,8 @@ def fluctuation_init(
     def draw(path: str, layer: nn.Module, x: Tensor) -> None:
         assert isinstance(layer, _WEIGHTED)
         neurons = before[path]
-        assert isinstance(neurons.neuron, LIF)
+        if not isinstance(neurons.neuron, LIF):
+            raise InputError(f"this initialisation knows LIF neurons only, not {type(neurons.neuron).__name__}.")
         rate, power = float(x.mean()), float(x.square().mean())
         if not power:
             raise InputError(f"no input reaches layer '{path}': the neurons before it are silent; lower xi.")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stalwart.core.errors import InputError
 from stalwart.core.modes import is_stepwise
 from stalwart.core.numbers import require
-from stalwart.spiking.neurons import LIF
+from stalwart.spiking.neurons import LIF, Neurons
 from stalwart.spiking.step import fire, keep
 
 _MEMBRANES: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("membranes", default=None)
@@ -28,7 +28,7 @@ class InTime(nn.Module):
         steps: T.
     """
 
-    def __init__(self, neuron: LIF, steps: int) -> None:
+    def __init__(self, neuron: Neurons, steps: int) -> None:
         super().__init__()
         self.neuron = neuron
         self.steps = steps
@@ -50,6 +50,8 @@ class InTime(nn.Module):
         if membranes is None:
             raise InputError("neurons run step by step only inside their network; bound the whole model.")
         neuron, before = self.neuron, membranes.get(self)
+        if not isinstance(neuron, LIF):
+            raise InputError(f"bounds know the steps of LIF neurons only, not of {type(neuron).__name__}.")
         leak, threshold = neuron.leak, neuron.threshold
         if neuron.order == "integrate_first":
             u = current if before is None else leak * before + current
@@ -143,7 +145,7 @@ class SpikingNetwork(nn.Module):
         return None
 
 
-def with_neurons(layers: nn.Module, steps: int, neuron: Callable[[str], LIF]) -> nn.Module:
+def with_neurons(layers: nn.Module, steps: int, neuron: Callable[[str], Neurons]) -> nn.Module:
     """Replace each ReLU by neurons and each dropout by one that time steps share, in place, and return the layers.
 
     Args:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,26 @@ from stalwart.spiking.surrogates import Surrogate, find_surrogate
 _LEAST_THRESHOLD = 1e-3
 
 
-class LIF(nn.Module):
+class Neurons(nn.Module):
+    """Base of all layers of neurons, currents [T, B, ...] to spikes of the same shape; nothing is kept between calls.
+
+    Attributes:
+        surrogate: the derivative of a spike.
+        backward_mode: how gradients pass, "bptt" with the surrogate.
+        modes: the modes of :mod:`stalwart.spiking.modes` that this kind of neurons has.
+    """
+
+    surrogate: Surrogate
+    backward_mode: str
+    modes: ClassVar[tuple[str, ...]] = ("bptt",)
+
+    def choose(self, surrogate: Surrogate | None, backward: str | None) -> None:
+        """Let gradients pass in another way; None leaves what is."""
+        self.surrogate = self.surrogate if surrogate is None else surrogate
+        self.backward_mode = self.backward_mode if backward is None else backward
+
+
+class LIF(Neurons):
     """Leaky integrate-and-fire neurons, currents [T, B, ...] to spikes [T, B, ...]; nothing is kept between calls.
 
     Args:
@@ -38,6 +57,7 @@ class LIF(nn.Module):
 
     leak: Tensor
     threshold: Tensor
+    modes: ClassVar[tuple[str, ...]] = BACKWARDS
 
     def __init__(
         self,
@@ -92,9 +112,9 @@ class LIF(nn.Module):
         return f"{tuple(self.threshold.shape)}, reset={self.reset}, order={self.order}, surrogate={self.surrogate}"
 
 
-def neurons(model: nn.Module) -> dict[str, LIF]:
+def neurons(model: nn.Module) -> dict[str, Neurons]:
     """Return the model's layers of neurons by module path."""
-    return {path: layer for path, layer in model.named_modules() if isinstance(layer, LIF)}
+    return {path: layer for path, layer in model.named_modules() if isinstance(layer, Neurons)}
 
 
 @contextlib.contextmanager
@@ -109,14 +129,21 @@ def gradients(
         backward: a mode of :mod:`stalwart.spiking.modes`; None keeps each layer's own.
 
     Raises:
-        InputError: the model has no neurons.
+        InputError: the model has no neurons, or some that do not have this mode.
         UsageError: an unknown surrogate or mode.
     """
     require(
         backward is None or backward in BACKWARDS, f"unknown backward mode '{backward}'; known: {', '.join(BACKWARDS)}."
     )
     found = None if surrogate is None else find_surrogate(surrogate)
-    layers = list(neurons(model).values())
+    by_path = neurons(model)
+    layers = list(by_path.values())
+    for path, layer in by_path.items():
+        if backward is not None and backward not in layer.modes:
+            raise InputError(
+                f"neurons at '{path}' ({type(layer).__name__}) have no backward mode '{backward}', only "
+                f"{', '.join(layer.modes)}; choose one of these, or a surrogate."
+            )
     if not layers:
         raise InputError(
             "the model has no spiking neurons whose gradient could be chosen; leave surrogate and backward out."
@@ -124,8 +151,7 @@ def gradients(
     before = [(layer.surrogate, layer.backward_mode) for layer in layers]
     try:
         for layer in layers:
-            layer.surrogate = layer.surrogate if found is None else found
-            layer.backward_mode = layer.backward_mode if backward is None else backward
+            layer.choose(found, backward)
         yield
     finally:
         for layer, (own, mode) in zip(layers, before, strict=True):
