@@ -6,6 +6,7 @@ from stalwart.spiking.initialise import fluctuation_init, weight_statistics
 from stalwart.spiking.lif import lif
 from stalwart.spiking.network import InTime, SharedDropout, SpikingNetwork, with_neurons
 from stalwart.spiking.neurons import LIF, Neurons, gradients, neurons
+from stalwart.spiking.period import period
 from stalwart.spiking.rate import RateNeuron, rate_map
 from stalwart.spiking.readout import Readout
 from stalwart.spiking.recurrent import AdaptiveLIF, RecurrentLIF, rate_penalty
@@ -39,6 +40,7 @@ __all__ = [
     "hoyer_threshold",
     "lif",
     "neurons",
+    "period",
     "rate_map",
     "rate_penalty",
     "weight_statistics",

@@ -14,6 +14,7 @@ from stalwart.core.errors import InputError
 from stalwart.core.modes import is_stepwise
 from stalwart.core.numbers import require
 from stalwart.spiking.neurons import LIF, Neurons
+from stalwart.spiking.period import current_period
 from stalwart.spiking.step import fire, keep
 
 _MEMBRANES: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("membranes", default=None)
@@ -37,12 +38,23 @@ class InTime(nn.Module):
         """Map currents [T * B, ...] to spikes of the same shape; step by step, [B, ...] to [B, ...]."""
         if is_stepwise():
             return self._one_step(currents)
-        spikes: Tensor = self.neuron(currents.unflatten(0, (self.steps, -1)))
-        return spikes.flatten(0, 1)
+        return self._run(currents.unflatten(0, (self._steps(), -1)))
 
     def held(self, currents: Tensor) -> Tensor:
         """Map currents [B, ...] that stay the same in every step to spikes [T * B, ...]."""
-        spikes: Tensor = self.neuron(currents.expand(self.steps, *currents.shape))
+        return self._run(currents.expand(self._steps(), *currents.shape))
+
+    def _steps(self) -> int:
+        now = current_period()
+        return self.steps if now is None else now.steps
+
+    def _run(self, currents: Tensor) -> Tensor:
+        now = current_period()
+        spikes: Tensor
+        if now is None:
+            spikes = self.neuron(currents)
+        else:
+            spikes, now.after[self] = self.neuron.resume(currents, now.before.get(self))
         return spikes.flatten(0, 1)
 
     def _one_step(self, current: Tensor) -> Tensor:
@@ -87,8 +99,14 @@ class SharedDropout(nn.Module):
         """Map [T * B, ...] to the same shape; nothing happens in evaluation mode."""
         if not self.training or self.rate == 0:
             return x
-        in_time = x.unflatten(0, (self.steps, -1))
-        return (in_time * nn.functional.dropout(torch.ones_like(in_time[0]), self.rate)).flatten(0, 1)
+        now = current_period()
+        in_time = x.unflatten(0, (self.steps if now is None else now.steps, -1))
+        mask = None if now is None else now.before.get(self)
+        if mask is None:
+            mask = nn.functional.dropout(torch.ones_like(in_time[0]), self.rate)
+        if now is not None:
+            now.after[self] = mask
+        return (in_time * mask).flatten(0, 1)
 
 
 class SpikingNetwork(nn.Module):
@@ -110,8 +128,12 @@ class SpikingNetwork(nn.Module):
         if is_stepwise():
             return self._step_by_step(x)
         encoded: Tensor = self.encoder(x)
+        now = current_period()
+        if now is not None:
+            require(now.last <= self.steps, f"the network has {self.steps} steps, not {now.last}.")
+            encoded = encoded[now.first : now.last]
         layers, out = self.layers, encoded
-        constant = self.steps > 1 and encoded.stride(0) == 0
+        constant = len(encoded) > 1 and encoded.stride(0) == 0
         first = self._first_neuron() if constant else None
         if first is None:
             out = layers(encoded.flatten(0, 1))
@@ -120,7 +142,11 @@ class SpikingNetwork(nn.Module):
             neurons = layers[first]
             assert isinstance(neurons, InTime)
             out = layers[first + 1 :](neurons.held(layers[:first](encoded[0])))
-        return out.unflatten(0, (self.steps, -1)).mean(0)
+        if now is None:
+            return out.unflatten(0, (self.steps, -1)).mean(0)
+        total = out.unflatten(0, (now.steps, -1)).sum(0) + now.before.get(self, 0)
+        now.after[self] = total.detach()
+        return total / now.last
 
     def _step_by_step(self, x: Tensor) -> Tensor:
         in_steps = getattr(self.encoder, "in_steps", None)

@@ -36,6 +36,21 @@ class Neurons(nn.Module):
         self.surrogate = self.surrogate if surrogate is None else surrogate
         self.backward_mode = self.backward_mode if backward is None else backward
 
+    def resume(self, currents: Tensor, membrane: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Go on where a period of steps ended.
+
+        Args:
+            currents: of this period, [T, B, ...].
+            membrane: what the period before kept, [B, ...], a constant; None at the start.
+
+        Returns:
+            the spikes [T, B, ...] and what is kept, [B, ...].
+
+        Raises:
+            InputError: such neurons cannot.
+        """
+        raise InputError(f"{type(self).__name__} neurons cannot run a period of their steps; use 'lif'.")
+
 
 class LIF(Neurons):
     """Leaky integrate-and-fire neurons, currents [T, B, ...] to spikes [T, B, ...]; nothing is kept between calls.
@@ -91,11 +106,38 @@ class LIF(Neurons):
 
     def forward(self, currents: Tensor) -> Tensor:
         """Map currents [T, B, ...] to spikes of the same shape."""
+        return self._spikes(currents, *self._numbers())
+
+    def resume(self, currents: Tensor, membrane: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Go on from membranes [B, ...], see :meth:`Neurons.resume`."""
+        leak, threshold = self._numbers()
+        first = self.order == "integrate_first"
+        if membrane is None:
+            given = currents
+        elif first:
+            # λ v is as good as a current of the first step.
+            given = torch.cat([currents[:1] + leak * membrane, currents[1:]])
+        else:
+            # What is kept decides the first spike: let a step of it go before, in which nothing fires.
+            given = torch.cat([membrane.unsqueeze(0), currents])
+        spikes = self._spikes(given, leak, threshold)
+        with torch.no_grad():
+            v = torch.zeros_like(given[0])
+            for current, s in zip(given, spikes, strict=True):
+                kept = torch.where(s > 0, 0.0, v) if self.reset == "hard" and not first else v
+                u = leak * kept + current
+                if self.reset == "soft":
+                    u = u - threshold * s
+                v = torch.where(s > 0, 0.0, u) if self.reset == "hard" and first else u
+        return spikes if membrane is None or first else spikes[1:], v
+
+    def _numbers(self) -> tuple[Tensor, Tensor]:
         # A step of the optimiser may leave the range; where it did, no gradient leads further out.
         leak = self.leak.clamp(0, 1) if isinstance(self.leak, nn.Parameter) else self.leak
         threshold = self.threshold
-        if isinstance(threshold, nn.Parameter):
-            threshold = threshold.clamp_min(_LEAST_THRESHOLD)
+        return leak, threshold.clamp_min(_LEAST_THRESHOLD) if isinstance(threshold, nn.Parameter) else threshold
+
+    def _spikes(self, currents: Tensor, leak: Tensor, threshold: Tensor) -> Tensor:
         return lif(
             currents,
             leak,
