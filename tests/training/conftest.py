@@ -37,6 +37,14 @@ KINDS = {
         "objective={name: rat, eps: 0.1, steps: 2, beta: 0.01}",
         "training.validation={attack: pgd, eps: 0.1, options: {steps: 2}, samples: 40}",
     ),
+    # Several updates a batch.
+    "periods": (
+        "digits-spiking-hire",
+        *TINY,
+        "model.spiking.encoder={name: poisson}",
+        "training.ema=0.8",
+        "training.validation={attack: pgd, eps: 0.1, options: {steps: 2}, samples: 40}",
+    ),
     "watched": (
         "digits-wca",
         *TINY,

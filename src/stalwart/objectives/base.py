@@ -6,7 +6,8 @@ default), ``combine`` turns network outputs into a loss. A third, ``penalty``, d
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +28,15 @@ class Moment:
         seed: unique to the step.
         epoch: from 0.
         share: how much of the epoch is done, in [0, 1).
+        part: which update of the weights on this batch, from 0, where an objective makes several.
+        kept: what such an objective hands from one part to the next; empty at the first.
     """
 
     seed: int
     epoch: int = 0
     share: float = 0.0
+    part: int = 0
+    kept: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def time(self) -> float:
@@ -46,6 +51,11 @@ class Moment:
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """Base record of all objectives: natural training, mean cross entropy on clean inputs."""
+
+    @property
+    def updates(self) -> int:
+        """How many updates of the weights a batch is worth; the loss is computed anew for each, see :class:`Moment`."""
+        return 1
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Tensor:
         """Return the inputs [B, ...] to train on beside x, found in evaluation mode; no gradient flows through them."""

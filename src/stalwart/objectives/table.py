@@ -7,6 +7,7 @@ OBJECTIVES: dict[str, str] = {
     "crown-lbp": "stalwart.objectives.crown_ibp:CrownLBP",
     "exp-ibp": "stalwart.objectives.expressive:ExpIBP",
     "fgsm-rs": "stalwart.objectives.fgsm_rs:FGSMRS",
+    "hire": "stalwart.objectives.hire:HIRE",
     "hoyer": "stalwart.objectives.hoyer:Hoyer",
     "ibp": "stalwart.objectives.ibp:IBP",
     "macer": "stalwart.objectives.macer:MACER",
