@@ -1,6 +1,7 @@
 """Spiking neurons: dynamics, surrogate gradients, encoders, networks. Tensors are time-first, [T, B, ...]."""
 
 from stalwart.spiking.encoders import ENCODERS, Direct, EventFrames, Gaussian, Latency, Poisson
+from stalwart.spiking.first_spike import FirstSpike, first_spike_times
 from stalwart.spiking.hoyer import HoyerNeuron, hoyer_measure, hoyer_threshold
 from stalwart.spiking.initialise import fluctuation_init, weight_statistics
 from stalwart.spiking.lif import lif
@@ -21,6 +22,7 @@ __all__ = [
     "AdaptiveLIF",
     "Direct",
     "EventFrames",
+    "FirstSpike",
     "Gaussian",
     "HoyerNeuron",
     "InTime",
@@ -34,6 +36,7 @@ __all__ = [
     "SpikingNetwork",
     "Surrogate",
     "find_surrogate",
+    "first_spike_times",
     "fluctuation_init",
     "gradients",
     "hoyer_measure",
