@@ -9,6 +9,7 @@ import torch
 import yaml
 from hypothesis import strategies as st
 
+from stalwart.attacks.table import ATTACKS
 from stalwart.core.errors import FileError, StalwartError, UsageError
 from stalwart.core.registry import build
 from stalwart.data import load
@@ -323,6 +324,23 @@ def test_options_of_an_evaluation():
         parse_evaluation({"suite": "quik"})
     with pytest.raises(UsageError, match="'norm'.*l7"):
         parse_evaluation({"norm": "l7"})
+
+
+def test_spiking_adversarial_training_as_published():
+    recipe = load_recipe("cifar10-vgg11-rat")
+    objective = build("objective", OBJECTIVES, recipe.objective.name, recipe.objective.options)
+    training, neurons = recipe.training, recipe.model.neurons
+    assert (objective.eps, objective.steps, objective.beta) == (2 / 255, 1, 5e-4)
+    assert (neurons.steps, neurons.leak, neurons.reset, neurons.surrogate) == (8, 1.0, "hard", {"name": "triangle"})
+    assert (training.optimiser.name, training.optimiser.lr, training.schedule.name) == ("sgd", 0.1, "cosine")
+    assert training.epochs == 200
+    attacked = training.validation
+    assert (attacked.eps, attacked.options["steps"]) == (8 / 255, 7)
+    assert build("attack", ATTACKS, "pgd", attacked.options).step == pytest.approx(2.55 / 255)
+    recipe = load_recipe("cifar10-vgg5-hire")
+    assert (recipe.model.neurons.trained, recipe.model.neurons.steps) == (("leak", "threshold"), 8)
+    objective = build("objective", OBJECTIVES, recipe.objective.name, recipe.objective.options)
+    assert (objective.eps, objective.periods) == (8 / 255, 2)
 
 
 def test_fluctuation_driven_weights_are_measured_on_training_inputs():
