@@ -106,6 +106,6 @@ def test_impossible_options_are_refused(options, what):
     with pytest.raises(UsageError, match=what):
         HIRE(**options)
     with pytest.raises(UsageError, match="needs a spiking model"):
-        HIRE().loss(nn.Linear(2, 2), torch.ones(1, 2), torch.zeros(1).long(), Moment(0))
+        HIRE().penalty(nn.Linear(2, 2))
     with pytest.raises(UsageError, match="as many time steps as its 6 periods, got 5"):
         HIRE(periods=6).loss(spiking(), IMAGES, LABELS, Moment(0))

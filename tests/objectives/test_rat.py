@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stalwart.core.errors import InputError, UsageError
+from stalwart.core.errors import UsageError
 from stalwart.core.random import generator
 from stalwart.core.registry import build
 from stalwart.models import build_model
@@ -84,8 +84,9 @@ def test_more_steps_start_at_random_and_stay_within(spiking):
 def test_a_model_without_neurons_has_one_gradient_only(net, batch):
     x, y = batch
     assert RAT().craft(net, x, y, Moment(0)).shape == x.shape
-    with pytest.raises(InputError, match="no spiking neurons"):
-        RAT(backward="bptr").craft(net, x, y, Moment(0))
+    RAT().penalty(net)
+    with pytest.raises(UsageError, match="give the model a spiking section"):
+        RAT(backward="bptr").penalty(net)
 
 
 def test_it_stands_inside_others_with_its_step():

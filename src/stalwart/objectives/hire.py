@@ -49,11 +49,7 @@ class HIRE(Adversarial):
         return self.periods
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
-        """Return the cross entropy of the period ``moment.part`` and the logits so far.
-
-        Raises:
-            UsageError: a model that is not spiking, or has fewer time steps than periods.
-        """
+        """Return the cross entropy of the period ``moment.part`` and the logits so far."""
         total = self._time_steps(model)
         edges = [total * number // self.periods for number in range(self.periods + 1)]
         part = moment.part
@@ -68,7 +64,16 @@ class HIRE(Adversarial):
         with period(edges[part], edges[part + 1], before) as after:
             logits = model(z)
         moment.kept.update(z=z, before=before, after=after)
-        return F.cross_entropy(logits, y) + self.penalty(model), logits
+        return F.cross_entropy(logits, y), logits
+
+    def penalty(self, model: nn.Module) -> float:
+        """Return 0.
+
+        Raises:
+            UsageError: a model that is not spiking, or has fewer time steps than periods.
+        """
+        self._time_steps(model)
+        return 0.0
 
     def _moved(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment, first: int, last: int) -> Tensor:
         z: Tensor = moment.kept["z"]

@@ -9,7 +9,7 @@ from stalwart.core.errors import UsageError
 from stalwart.core.numbers import Number, require
 from stalwart.objectives.base import Moment
 from stalwart.objectives.wrapped import Wrapped
-from stalwart.spiking.hoyer import collected, hoyer_measure
+from stalwart.spiking.hoyer import HoyerNeuron, collected, hoyer_measure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +30,22 @@ class Hoyer(Wrapped):
         require(self.weight >= 0, f"weight must be at least 0, got {self.weight}.")
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
-        """Return the base loss with the regulariser, and the logits.
+        """Return the base loss with the regulariser, and the logits."""
+        penalty = self.penalty(model)
+        x_adv = self.craft(model, x, y, moment)
+        with collected(model) as membranes:
+            loss, logits = self.combine(model, x, x_adv, y)
+        measures = torch.stack([hoyer_measure(one) for one in membranes])
+        return loss + self.weight * measures.sum() + penalty, logits
+
+    def penalty(self, model: nn.Module) -> Tensor | float:
+        """Return the base's penalty.
 
         Raises:
             UsageError: the model has no one-step neurons.
         """
-        x_adv = self.craft(model, x, y, moment)
-        with collected(model) as membranes:
-            loss, logits = self.combine(model, x, x_adv, y)
-        if not membranes:
+        if not any(isinstance(layer, HoyerNeuron) for layer in model.modules()):
             raise UsageError(
-                "the objective 'hoyer' needs a model with one-step neurons; give its spiking section neuron: hoyer."
+                "the objective 'hoyer' needs a model with one-step neurons; give its spiking section neuron: {name: hoyer}."
             )
-        measures = torch.stack([hoyer_measure(one) for one in membranes])
-        return loss + self.weight * measures.sum() + self.penalty(model), logits
+        return self.inner.penalty(model)

@@ -11,7 +11,7 @@ from stalwart.core.numbers import Number, require
 from stalwart.core.random import generator
 from stalwart.objectives.base import Moment, Net
 from stalwart.objectives.inner import Adversarial
-from stalwart.spiking import gradients
+from stalwart.spiking import gradients, neurons
 from stalwart.spiking.modes import BACKWARDS
 
 
@@ -71,6 +71,18 @@ class RAT(Adversarial):
         """Return the adversarial cross entropy and logits."""
         logits = net(x_adv)
         return F.cross_entropy(logits, y), logits
+
+    def penalty(self, model: nn.Module) -> float:
+        """Return 0.
+
+        Raises:
+            UsageError: a backward mode of neurons, for a model that has none.
+        """
+        require(
+            self.backward == "bptt" or bool(neurons(model)),
+            f"backward '{self.backward}' is a gradient of neurons; give the model a spiking section, or take 'bptt'.",
+        )
+        return 0.0
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, moment: Moment) -> None:
