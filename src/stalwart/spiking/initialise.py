@@ -81,7 +81,7 @@ def fluctuation_init(
 
     Layers are taken in the order they run: the inputs of each are measured on the batch, with the layers before it drawn
     already. Biases before neurons become 0; a readout behind the last neurons is left alone. Where batch norm follows a
-    layer, it decides the membranes and this has no effect on a trained statistic.
+    layer, it decides the spread of membranes, whatever the weights.
 
     Args:
         model: any module with spiking networks inside.
