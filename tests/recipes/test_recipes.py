@@ -5,11 +5,14 @@ import math
 
 import hypothesis
 import pytest
+import torch
 import yaml
 from hypothesis import strategies as st
 
+from stalwart.attacks.table import ATTACKS
 from stalwart.core.errors import FileError, StalwartError, UsageError
 from stalwart.core.registry import build
+from stalwart.data import load
 from stalwart.objectives import OBJECTIVES
 from stalwart.recipes import load_recipe, shipped
 from stalwart.recipes.load import dump_recipe, parse_evaluation, parse_recipe
@@ -145,12 +148,11 @@ def test_certified_training_with_a_short_warm_up():
 
 @pytest.mark.parametrize("name", names("digits"))
 def test_the_models_of_digits_can_be_built_and_depend_on_the_seed_alone(name):
-    import torch
-
     from stalwart.data import Data, Split
 
-    none = Split(torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.long))
-    data = Data("digits", none, none, none, tuple("0123456789"), (1, 8, 8))
+    shape = (8, 2, 8, 8) if "events" in name else (1, 8, 8)
+    none = Split(torch.zeros(0, *shape), torch.zeros(0, dtype=torch.long))
+    data = Data("digits", none, none, none, tuple("0123456789"), shape)
     one, two, other = (make_model(load_recipe(name, [f"seed={s}"]), data).state_dict() for s in (0, 0, 1))
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert not all(torch.equal(one[key], other[key]) for key in one)
@@ -323,3 +325,35 @@ def test_options_of_an_evaluation():
         parse_evaluation({"suite": "quik"})
     with pytest.raises(UsageError, match="'norm'.*l7"):
         parse_evaluation({"norm": "l7"})
+
+
+def test_spiking_adversarial_training_as_published():
+    recipe = load_recipe("cifar10-vgg11-rat")
+    objective = build("objective", OBJECTIVES, recipe.objective.name, recipe.objective.options)
+    training, neurons = recipe.training, recipe.model.neurons
+    assert (objective.eps, objective.steps, objective.beta) == (2 / 255, 1, 5e-4)
+    assert (neurons.steps, neurons.leak, neurons.reset, neurons.surrogate) == (8, 1.0, "hard", {"name": "triangle"})
+    assert (training.optimiser.name, training.optimiser.lr, training.schedule.name) == ("sgd", 0.1, "cosine")
+    assert training.epochs == 200
+    attacked = training.validation
+    assert (attacked.eps, attacked.options["steps"]) == (8 / 255, 7)
+    assert build("attack", ATTACKS, "pgd", attacked.options).step == pytest.approx(2.55 / 255)
+    recipe = load_recipe("cifar10-vgg5-hire")
+    assert (recipe.model.neurons.trained, recipe.model.neurons.steps) == (("leak", "threshold"), 8)
+    objective = build("objective", OBJECTIVES, recipe.objective.name, recipe.objective.options)
+    assert (objective.eps, objective.periods) == (8 / 255, 2)
+
+
+def test_fluctuation_driven_weights_are_measured_on_training_inputs():
+    words = ["model.init=fluctuation", "model.spiking.xi=2.0"]
+    recipe = load_recipe("digits-spiking", words)
+    data = load("digits", recipe.data.options, recipe.seed, None, False)
+    one, two = make_model(recipe, data), make_model(recipe, data)
+    plain = make_model(load_recipe("digits-spiking"), data)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    ratio = one.backbone.layers[0].weight.detach().std() / plain.backbone.layers[0].weight.detach().std()
+    # A constant input over four steps of leak 0.9: σ_W = 1 / (ξ 3.439 sqrt(n ν̂)), against 1.6 sqrt(2 / n).
+    x = data.train.batch(slice(0, 256))[0]
+    assert float(ratio) == pytest.approx(1 / (2 * 3.439 * 1.6 * (2 * float(x.square().mean())) ** 0.5), rel=0.1)
+    with pytest.raises(UsageError, match="give the model a spiking section"):
+        load_recipe("digits-natural", ["model.init=fluctuation"])

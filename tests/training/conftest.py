@@ -29,6 +29,22 @@ KINDS = {
         "training.schedule={name: cosine, warmup: 0.5}",
     ),
     "weights": ("digits-pni", *TINY, "objective={name: awp, base: trades, warmup: 1, options: {eps: 0.1, steps: 1}}"),
+    # A hidden layer of 210 rows, of which each step moves some.
+    "rows": (
+        "digits-spiking-rat",
+        *TINY,
+        "model.hidden=210",
+        "objective={name: rat, eps: 0.1, steps: 2, beta: 0.01}",
+        "training.validation={attack: pgd, eps: 0.1, options: {steps: 2}, samples: 40}",
+    ),
+    # Several updates a batch.
+    "periods": (
+        "digits-spiking-hire",
+        *TINY,
+        "model.spiking.encoder={name: poisson}",
+        "training.ema=0.8",
+        "training.validation={attack: pgd, eps: 0.1, options: {steps: 2}, samples: 40}",
+    ),
     "watched": (
         "digits-wca",
         *TINY,

@@ -19,6 +19,13 @@ RECIPES = {
         "training.ema=0.5",
         "training.validation={attack: pgd, eps: 0.05, options: {steps: 2, eot: 2}, samples: 50}",
     ),
+    # Several updates a batch, with inputs and membranes handed from one to the next.
+    "hire": (
+        "digits-spiking-hire",
+        *TINY,
+        "objective.gradient=shared",
+        "training.validation={attack: pgd, eps: 0.05, options: {steps: 2}, samples: 50}",
+    ),
 }
 
 

@@ -56,7 +56,7 @@ def test_kill_9_at_random_moments(kind, kills, kinds, whole, go, same, tmp_path)
     assert contents(folder) == FILES
 
 
-@pytest.mark.parametrize("kind", ["noise", "sgd", "weights", "watched"])
+@pytest.mark.parametrize("kind", ["noise", "sgd", "weights", "rows", "periods", "watched"])
 def test_the_same_recipe_gives_the_same_run(kind, kinds, whole, go, same, tmp_path):
     go(kinds[kind], tmp_path)
     same(tmp_path, whole(kind))
@@ -65,7 +65,7 @@ def test_the_same_recipe_gives_the_same_run(kind, kinds, whole, go, same, tmp_pa
         same(tmp_path / "other", whole(kind))
 
 
-@pytest.mark.parametrize("kind", ["noise", "sgd", "weights", "watched"])
+@pytest.mark.parametrize("kind", ["noise", "sgd", "weights", "rows", "periods", "watched"])
 @hypothesis.settings(max_examples=4, deadline=None, derandomize=True)
 @hypothesis.given(data=st.data())
 def test_an_exception_inside_any_step(kind, kinds, whole, go, same, data):

@@ -13,7 +13,7 @@ from stalwart.attacks.oracle import Oracle
 from stalwart.core.random import derive
 from stalwart.core.registry import build
 from stalwart.sets import ThreatSet
-from stalwart.spiking import gradients
+from stalwart.spiking import gradients, neurons
 
 MEMBERS: dict[str, dict[str, Any]] = {
     **{f"triangle-{g:g}": {"surrogate": {"name": "triangle", "gamma": g}} for g in (0.25, 0.5, 1, 2, 3)},
@@ -36,7 +36,8 @@ class SurrogateEnsemble(Attack):
 
     Which surrogate breaks a spiking network is not known beforehand: the one it was trained with often is not among the
     best, and a sharp one alone fakes robustness. A randomised network keeps all inputs to the end, so that no member's luck
-    counts. Source: Özdenizci and Legenstein, TMLR 2024 (arXiv 2311.09266).
+    counts. Modes that a kind of neurons does not have are left out.
+    Source: Özdenizci and Legenstein, TMLR 2024 (arXiv 2311.09266).
 
     Attributes:
         attack: registered name of the attack to run.
@@ -62,7 +63,10 @@ class SurrogateEnsemble(Attack):
         inner, found, alive = self._inner(), x.clone(), torch.arange(len(x), device=x.device)
         least = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         draws = JUDGE_DRAWS if oracle.randomised else 1
+        kinds = [set(layer.modes) for layer in neurons(oracle.model).values()]
         for name, member in MEMBERS.items():
+            if not all(member.get("backward", "bptt") in modes for modes in kinds):
+                continue
             with gradients(oracle.model, **member):
                 view = Oracle(oracle.model, x[alive], inner.eot, inner.average)
                 z = inner.run(view, x[alive], y[alive], within.select(alive), derive(seed, name))

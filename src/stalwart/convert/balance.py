@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stalwart.core.errors import InputError
 from stalwart.core.numbers import require
-from stalwart.spiking import InTime, SpikingNetwork
+from stalwart.spiking import LIF, InTime, SpikingNetwork
 
 _FRAMES = 256
 """Frames, samples x steps, that pass together."""
@@ -46,6 +46,8 @@ def balance_thresholds(network: SpikingNetwork, x: Tensor, percentile: float = 1
     scale = 1.0
     for layer in _plain(network.layers):
         if isinstance(layer, InTime):
+            if not isinstance(layer.neuron, LIF):
+                raise InputError(f"thresholds are balanced of LIF neurons, not of {type(layer.neuron).__name__}.")
             threshold = layer.neuron.threshold
             if threshold.numel() != 1:
                 raise InputError(f"thresholds are balanced one a layer, these have shape {list(threshold.shape)}.")

@@ -80,8 +80,8 @@ class DigitsEvents(Framing):
         def turned(split: Split) -> Split:
             return self._split(zip(record(split.images(slice(None))), split.y.tolist(), strict=True))
 
-        parts = [turned(one) for one in (data.train, data.validation, data.test)]
-        return Data("digits-events", *parts, data.classes, tuple(parts[0].x.shape[1:]))
+        train, validation, test = (turned(one) for one in (data.train, data.validation, data.test))
+        return Data("digits-events", train, validation, test, data.classes, tuple(train.x.shape[1:]))
 
 
 @dataclass(frozen=True)

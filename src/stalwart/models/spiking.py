@@ -1,7 +1,7 @@
 """Any architecture with neurons in the place of its ReLUs."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 
 from stalwart.core.numbers import Number, require
 from stalwart.core.registry import lookup
-from stalwart.spiking import ENCODERS, LIF, Quantised, SpikingNetwork, find_surrogate, with_neurons
+from stalwart.spiking import ENCODERS, LIF, NEURONS, Neurons, Quantised, SpikingNetwork, find_surrogate, with_neurons
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,8 +20,11 @@ class Spiking:
         steps: T, time steps for one input.
         encoder: a name of :data:`stalwart.spiking.ENCODERS` with its options, ``{"name": "poisson", "signed": true}``; with
             ``bits`` inputs are quantised before.
-        leak, threshold, reset, order, detach_reset, surrogate, trained: of all neurons, see :class:`stalwart.spiking.LIF`.
+        neuron: a name of :data:`stalwart.spiking.NEURONS`, and the options of neurons other than "lif":
+            ``{"name": "rate", "height": 2.0}``; "hoyer" needs one time step.
+        leak, threshold, reset, order, detach_reset, surrogate, trained: of neurons "lif", see :class:`stalwart.spiking.LIF`.
         gain: weights start as N(0, 2 gain² / fan_in); He's initialisation leaves deep layers of spikes silent.
+        xi: of the recipe's ``init: fluctuation`` instead, see :func:`stalwart.spiking.fluctuation_init`.
 
     Raises:
         UsageError: an unknown encoder, option or surrogate, or a number out of range.
@@ -29,6 +32,7 @@ class Spiking:
 
     steps: int = 4
     encoder: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "direct"})
+    neuron: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "lif"})
     leak: Number = 0.9
     threshold: Number = 1.0
     reset: str = "soft"
@@ -37,9 +41,11 @@ class Spiking:
     surrogate: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "triangle"})
     trained: tuple[str, ...] = ()
     gain: Number = 1.6
+    xi: Number = 1.0
 
     def __post_init__(self) -> None:
         require(self.gain > 0, f"gain must be positive, got {self.gain}.")
+        require(self.xi > 0, f"xi must be positive, got {self.xi}.")
         self._encoder()
         self._neurons("")
 
@@ -76,20 +82,37 @@ class Spiking:
         options = dict(self.encoder)
         kind = lookup("encoder", ENCODERS, str(options.pop("name", "")))
         bits = options.pop("bits", None)
-        try:
-            made: nn.Module = kind(self.steps, **options)
-        except TypeError as problem:
-            require(False, f"encoder '{self.encoder['name']}': {problem}.")
-            raise
+        made: nn.Module = _make("encoder", self.encoder, lambda: kind(self.steps, **options))
         return made if bits is None else Quantised(made, bits)
 
-    def _neurons(self, path: str) -> LIF:
-        return LIF(
-            self.leak,
-            self.threshold,
-            trained=self.trained,
-            reset=self.reset,
-            order=self.order,
-            detach_reset=self.detach_reset,
-            surrogate=find_surrogate(self.surrogate),
+    def _neurons(self, path: str) -> Neurons:
+        options = dict(self.neuron)
+        name = str(options.pop("name", ""))
+        kind = lookup("neuron", NEURONS, name)
+        if name == "lif":
+            require(
+                not options, f"the options of neurons 'lif' stand beside 'neuron', not in it: {', '.join(options)}."
+            )
+            return LIF(
+                self.leak,
+                self.threshold,
+                trained=self.trained,
+                reset=self.reset,
+                order=self.order,
+                detach_reset=self.detach_reset,
+                surrogate=find_surrogate(self.surrogate),
+            )
+        require(
+            name != "hoyer" or self.steps == 1,
+            f"neurons 'hoyer' work in one time step; set steps to 1, not {self.steps}.",
         )
+        made: Neurons = _make("neuron", self.neuron, lambda: kind(**options))
+        return made
+
+
+def _make(what: str, wanted: Mapping[str, Any], build: Callable[[], Any]) -> Any:
+    try:
+        return build()
+    except TypeError as problem:
+        require(False, f"{what} '{wanted['name']}': {problem}.")
+        raise

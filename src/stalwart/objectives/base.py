@@ -1,11 +1,13 @@
 """What a training objective is, and the module that wraps it around a model for data-parallel training.
 
 An objective works in two parts, so that they can be combined: ``craft`` makes the inputs it trains on (the clean ones by
-default), ``combine`` turns network outputs into a loss. A third, ``penalty``, depends on the parameters alone.
+default), ``combine`` turns network outputs into a loss. A third, ``penalty``, depends on the parameters alone, and
+``after_step`` may move the parameters once the optimiser has.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +28,15 @@ class Moment:
         seed: unique to the step.
         epoch: from 0.
         share: how much of the epoch is done, in [0, 1).
+        part: which update of the weights on this batch, from 0, where an objective makes several.
+        kept: what such an objective hands from one part to the next; empty at the first.
     """
 
     seed: int
     epoch: int = 0
     share: float = 0.0
+    part: int = 0
+    kept: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def time(self) -> float:
@@ -46,6 +52,11 @@ class Moment:
 class Objective:
     """Base record of all objectives: natural training, mean cross entropy on clean inputs."""
 
+    @property
+    def updates(self) -> int:
+        """How many updates of the weights a batch is worth; the loss is computed anew for each, see :class:`Moment`."""
+        return 1
+
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Tensor:
         """Return the inputs [B, ...] to train on beside x, found in evaluation mode; no gradient flows through them."""
         return x
@@ -58,6 +69,9 @@ class Objective:
     def penalty(self, model: nn.Module) -> Tensor | float:
         """Return a term that depends on the parameters alone."""
         return 0.0
+
+    def after_step(self, model: nn.Module, moment: Moment) -> None:
+        """Move the parameters in place after a step of the optimiser; every data-parallel process does the same."""
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
         """Return the whole loss and the logits [B, K]."""

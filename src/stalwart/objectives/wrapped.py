@@ -60,3 +60,7 @@ class Wrapped(Objective):
     def penalty(self, model: nn.Module) -> Tensor | float:
         """Return the base's penalty."""
         return self.inner.penalty(model)
+
+    def after_step(self, model: nn.Module, moment: Moment) -> None:
+        """Move the parameters as the base does."""
+        self.inner.after_step(model, moment)

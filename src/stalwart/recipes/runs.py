@@ -31,9 +31,13 @@ from stalwart.recipes.schema import EvaluationSection, Recipe
 from stalwart.report import Certificates, Report, RunReport, certify, environment, with_verdicts
 from stalwart.sets import Linf
 from stalwart.sets.table import SETS
+from stalwart.spiking import fluctuation_init
 from stalwart.stochastic.table import NOISES, Noise
 from stalwart.training import Fit, ranks
 from stalwart.training.checkpoint import path_of
+
+_MEASURED = 256
+"""Training inputs that an initialisation measures rates on."""
 
 _LINES = 10
 """Epochs printed of a long run; every one is in ``metrics.jsonl``."""
@@ -78,6 +82,9 @@ def make_model(recipe: Recipe, data: Data) -> nn.Module:
     )
     if section.init == "ibp":
         ibp_initialise(model, recipe.seed)
+    if section.init == "fluctuation" and section.neurons is not None:
+        x, _ = data.train.batch(slice(0, _MEASURED))
+        fluctuation_init(model, x, section.neurons.xi, seed=recipe.seed)
     return kind.apply(model)
 
 

@@ -8,7 +8,7 @@ from stalwart.attacks.table import ATTACKS
 from stalwart.bounds.lines import Strategy
 from stalwart.bounds.methods import find_method
 from stalwart.certify.dataset import COMPLETE
-from stalwart.core.numbers import Number
+from stalwart.core.numbers import Number, require
 from stalwart.core.registry import build, lookup
 from stalwart.data import Augment
 from stalwart.data.table import DATASETS
@@ -45,10 +45,12 @@ class ModelSection(Choice):
 
     Attributes:
         spiking: which neurons take the place of its ReLUs, see :class:`stalwart.models.spiking.Spiking`; none by default.
-        init: "default", as PyTorch draws them, or "ibp", see :func:`stalwart.models.initialise.ibp_initialise`.
+        init: "default", as PyTorch draws them, or "ibp", see :func:`stalwart.models.initialise.ibp_initialise`, or, on
+            spiking models, "fluctuation" with the section's xi, see :func:`stalwart.spiking.fluctuation_init`, measured on the
+            first training inputs.
     """
 
-    init: Literal["default", "ibp"] = "default"
+    init: Literal["default", "ibp", "fluctuation"] = "default"
     mean: list[Number] | None = None
     std: list[Number] | None = None
     noise: Choice | None = None
@@ -124,7 +126,12 @@ class Recipe(Settings):
         build("dataset", DATASETS, self.data.name, self.data.options)
         build("model", MODELS, self.model.name, self.model.options)
         build("objective", OBJECTIVES, self.objective.name, self.objective.options)
-        _ = self.augment, self.model.neurons
+        neurons = self.model.neurons
+        _ = self.augment
+        require(
+            self.model.init != "fluctuation" or neurons is not None,
+            "the initialisation 'fluctuation' is one of spiking networks; give the model a spiking section.",
+        )
         if self.model.noise is not None:
             build("noise", NOISES, self.model.noise.name, self.model.noise.options)
         if self.training.validation is not None and self.training.validation.attack is not None:

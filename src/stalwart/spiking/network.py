@@ -15,7 +15,8 @@ from stalwart.core.errors import InputError
 from stalwart.core.layout import channels_last
 from stalwart.core.modes import is_stepwise
 from stalwart.core.numbers import require
-from stalwart.spiking.neurons import LIF
+from stalwart.spiking.neurons import LIF, Neurons
+from stalwart.spiking.period import current_period
 from stalwart.spiking.step import fire, keep
 
 _MEMBRANES: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("membranes", default=None)
@@ -32,7 +33,7 @@ class InTime(nn.Module):
         steps: T.
     """
 
-    def __init__(self, neuron: LIF, steps: int) -> None:
+    def __init__(self, neuron: Neurons, steps: int) -> None:
         super().__init__()
         self.neuron = neuron
         self.steps = steps
@@ -41,14 +42,27 @@ class InTime(nn.Module):
         """Map currents [T * B, ...] to spikes of the same shape; step by step, [B, ...] to [B, ...]."""
         if is_stepwise():
             return self._one_step(currents)
-        spikes: Tensor = self.neuron(currents.unflatten(0, (self.steps, -1)))
-        return spikes.flatten(0, 1)
+        return self.in_time(currents.unflatten(0, (self._steps(), -1))).flatten(0, 1)
+
+    def in_time(self, currents: Tensor, pool: bool = False) -> Tensor:
+        """Map currents [T, B, ...] to spikes of the same shape, or to their 2 x 2 means."""
+        now = current_period()
+        if now is None:
+            return self.neuron(currents, pool=True) if pool else self.neuron(currents)
+        spikes, now.after[self] = self.neuron.resume(currents, now.before.get(self))
+        return spikes
+
+    def _steps(self) -> int:
+        now = current_period()
+        return self.steps if now is None else now.steps
 
     def _one_step(self, current: Tensor) -> Tensor:
         membranes = _MEMBRANES.get()
         if membranes is None:
             raise InputError("neurons run step by step only inside their network; bound the whole model.")
         neuron, before = self.neuron, membranes.get(self)
+        if not isinstance(neuron, LIF):
+            raise InputError(f"bounds know the steps of LIF neurons only, not of {type(neuron).__name__}.")
         leak, threshold = neuron.leak, neuron.threshold
         if neuron.order == "integrate_first":
             u = current if before is None else leak * before + current
@@ -84,8 +98,14 @@ class SharedDropout(nn.Module):
         """Map [T * B, ...] to the same shape; nothing happens in evaluation mode."""
         if not self.training or self.rate == 0:
             return x
-        in_time = x.unflatten(0, (self.steps, -1))
-        return (in_time * nn.functional.dropout(torch.ones_like(in_time[0]), self.rate)).flatten(0, 1)
+        now = current_period()
+        in_time = x.unflatten(0, (self.steps if now is None else now.steps, -1))
+        mask = None if now is None else now.before.get(self)
+        if mask is None:
+            mask = nn.functional.dropout(torch.ones_like(in_time[0]), self.rate)
+        if now is not None:
+            now.after[self] = mask
+        return (in_time * mask).flatten(0, 1)
 
 
 class SpikingNetwork(nn.Module):
@@ -111,18 +131,30 @@ class SpikingNetwork(nn.Module):
         if is_stepwise():
             return self._step_by_step(x)
         encoded: Tensor = self.encoder(x)
+        now = current_period()
+        if now is not None:
+            require(now.last <= self.steps, f"the network has {self.steps} steps, not {now.last}.")
+            encoded = encoded[now.first : now.last]
         # One copy of what stays the same in every step; it is expanded where time begins.
-        shown = encoded[:1] if self.steps > 1 and encoded.stride(0) == 0 else encoded
+        shown = encoded[:1] if len(encoded) > 1 and encoded.stride(0) == 0 else encoded
+        if now is not None:
+            total = now.steps * self._part(shown, now.steps) + now.before.get(self, 0)
+            now.after[self] = total.detach()
+            return total / now.last
         whole = not _each_for_itself(self.layers)
         require(not (whole and self.recompute), "recompute needs layers that treat each sample for itself.")
         if whole:
-            return self._part(shown)
+            return self._part(shown, self.steps)
         parts = shown.split(max(1, _FRAMES // self.steps), 1)
         if self.recompute and torch.is_grad_enabled():
-            return torch.cat([checkpoint(self._part, part, use_reentrant=False) for part in parts])
-        return torch.cat([self._part(part) for part in parts]) if len(parts) > 1 else self._part(shown)
+            return torch.cat([checkpoint(self._part, part, self.steps, use_reentrant=False) for part in parts])
+        return (
+            torch.cat([self._part(part, self.steps) for part in parts])
+            if len(parts) > 1
+            else self._part(shown, self.steps)
+        )
 
-    def _part(self, x: Tensor) -> Tensor:
+    def _part(self, x: Tensor, steps: int) -> Tensor:
         """Map [T, B, ...], or [1, B, ...] that stays the same, to the mean of the last layer's output over time."""
         layers = _in_order(self.layers)
         for place, layer in enumerate(layers):
@@ -131,10 +163,10 @@ class SpikingNetwork(nn.Module):
                 continue
             if isinstance(layer, InTime) and not _hooked(layer):
                 pool = place + 1 < len(layers) and _fuses(layer, layers[place + 1])
-                x = layer.neuron(x.expand(self.steps, *x.shape[1:]), pool=pool)
+                x = layer.in_time(x.expand(steps, *x.shape[1:]), pool)
                 continue
             if any(isinstance(inner, InTime | SharedDropout) for inner in layer.modules()):
-                x = x.expand(self.steps, *x.shape[1:])
+                x = x.expand(steps, *x.shape[1:])
             frames = x.flatten(0, 1)
             # Convolutions are faster on channels last, and pooling then happens where spikes arise.
             x = layer(channels_last(frames) if frames.dim() == 4 else frames).unflatten(0, x.shape[:2])
@@ -209,11 +241,13 @@ def _fuses(neurons: InTime, layer: nn.Module) -> bool:
     """Tell whether a layer is 2 x 2 average pooling that neurons can do where they fire."""
     if not isinstance(layer, nn.AvgPool2d) or _hooked(neurons) or _hooked(layer):
         return False
+    if not isinstance(neurons.neuron, LIF) or current_period() is not None:
+        return False
     two, padding = (2, (2, 2)), (0, (0, 0))
     return layer.kernel_size in two and layer.stride in two and layer.padding in padding and not layer.ceil_mode
 
 
-def with_neurons(layers: nn.Module, steps: int, neuron: Callable[[str], LIF]) -> nn.Module:
+def with_neurons(layers: nn.Module, steps: int, neuron: Callable[[str], Neurons]) -> nn.Module:
     """Replace each ReLU by neurons and each dropout by one that time steps share, in place, and return the layers.
 
     Args:

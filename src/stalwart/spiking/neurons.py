@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,41 @@ from stalwart.spiking.surrogates import Surrogate, find_surrogate
 _LEAST_THRESHOLD = 1e-3
 
 
-class LIF(nn.Module):
+class Neurons(nn.Module):
+    """Base of all layers of neurons, currents [T, B, ...] to spikes of the same shape; nothing is kept between calls.
+
+    Attributes:
+        surrogate: the derivative of a spike.
+        backward_mode: how gradients pass, "bptt" with the surrogate.
+        modes: the modes of :mod:`stalwart.spiking.modes` that this kind of neurons has.
+    """
+
+    surrogate: Surrogate
+    backward_mode: str
+    modes: ClassVar[tuple[str, ...]] = ("bptt",)
+
+    def choose(self, surrogate: Surrogate | None, backward: str | None) -> None:
+        """Let gradients pass in another way; None leaves what is."""
+        self.surrogate = self.surrogate if surrogate is None else surrogate
+        self.backward_mode = self.backward_mode if backward is None else backward
+
+    def resume(self, currents: Tensor, membrane: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Go on where a period of steps ended.
+
+        Args:
+            currents: of this period, [T, B, ...].
+            membrane: what the period before kept, [B, ...], a constant; None at the start.
+
+        Returns:
+            the spikes [T, B, ...] and what is kept, [B, ...].
+
+        Raises:
+            InputError: such neurons cannot.
+        """
+        raise InputError(f"{type(self).__name__} neurons cannot run a period of their steps; use 'lif'.")
+
+
+class LIF(Neurons):
     """Leaky integrate-and-fire neurons, currents [T, B, ...] to spikes [T, B, ...]; nothing is kept between calls.
 
     Args:
@@ -38,6 +72,7 @@ class LIF(nn.Module):
 
     leak: Tensor
     threshold: Tensor
+    modes: ClassVar[tuple[str, ...]] = BACKWARDS
 
     def __init__(
         self,
@@ -71,11 +106,38 @@ class LIF(nn.Module):
 
     def forward(self, currents: Tensor, pool: bool = False) -> Tensor:
         """Map currents [T, B, ...] to spikes of the same shape, or with ``pool`` to their 2 x 2 means."""
+        return self._spikes(currents, *self._numbers(), pool)
+
+    def resume(self, currents: Tensor, membrane: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Go on from membranes [B, ...], see :meth:`Neurons.resume`."""
+        leak, threshold = self._numbers()
+        first = self.order == "integrate_first"
+        if membrane is None:
+            given = currents
+        elif first:
+            # λ v is as good as a current of the first step.
+            given = torch.cat([currents[:1] + leak * membrane, currents[1:]])
+        else:
+            # What is kept decides the first spike: let a step of it go before, in which nothing fires.
+            given = torch.cat([membrane.unsqueeze(0), currents])
+        spikes = self._spikes(given, leak, threshold)
+        with torch.no_grad():
+            v = torch.zeros_like(given[0])
+            for current, s in zip(given, spikes, strict=True):
+                kept = torch.where(s > 0, 0.0, v) if self.reset == "hard" and not first else v
+                u = leak * kept + current
+                if self.reset == "soft":
+                    u = u - threshold * s
+                v = torch.where(s > 0, 0.0, u) if self.reset == "hard" and first else u
+        return spikes if membrane is None or first else spikes[1:], v
+
+    def _numbers(self) -> tuple[Tensor, Tensor]:
         # A step of the optimiser may leave the range; where it did, no gradient leads further out.
         leak = self.leak.clamp(0, 1) if isinstance(self.leak, nn.Parameter) else self.leak
         threshold = self.threshold
-        if isinstance(threshold, nn.Parameter):
-            threshold = threshold.clamp_min(_LEAST_THRESHOLD)
+        return leak, threshold.clamp_min(_LEAST_THRESHOLD) if isinstance(threshold, nn.Parameter) else threshold
+
+    def _spikes(self, currents: Tensor, leak: Tensor, threshold: Tensor, pool: bool = False) -> Tensor:
         return lif(
             currents,
             leak,
@@ -93,9 +155,9 @@ class LIF(nn.Module):
         return f"{tuple(self.threshold.shape)}, reset={self.reset}, order={self.order}, surrogate={self.surrogate}"
 
 
-def neurons(model: nn.Module) -> dict[str, LIF]:
+def neurons(model: nn.Module) -> dict[str, Neurons]:
     """Return the model's layers of neurons by module path."""
-    return {path: layer for path, layer in model.named_modules() if isinstance(layer, LIF)}
+    return {path: layer for path, layer in model.named_modules() if isinstance(layer, Neurons)}
 
 
 @contextlib.contextmanager
@@ -110,14 +172,21 @@ def gradients(
         backward: a mode of :mod:`stalwart.spiking.modes`; None keeps each layer's own.
 
     Raises:
-        InputError: the model has no neurons.
+        InputError: the model has no neurons, or some that do not have this mode.
         UsageError: an unknown surrogate or mode.
     """
     require(
         backward is None or backward in BACKWARDS, f"unknown backward mode '{backward}'; known: {', '.join(BACKWARDS)}."
     )
     found = None if surrogate is None else find_surrogate(surrogate)
-    layers = list(neurons(model).values())
+    by_path = neurons(model)
+    layers = list(by_path.values())
+    for path, layer in by_path.items():
+        if backward is not None and backward not in layer.modes:
+            raise InputError(
+                f"neurons at '{path}' ({type(layer).__name__}) have no backward mode '{backward}', only "
+                f"{', '.join(layer.modes)}; choose one of these, or a surrogate."
+            )
     if not layers:
         raise InputError(
             "the model has no spiking neurons whose gradient could be chosen; leave surrogate and backward out."
@@ -125,8 +194,7 @@ def gradients(
     before = [(layer.surrogate, layer.backward_mode) for layer in layers]
     try:
         for layer in layers:
-            layer.surrogate = layer.surrogate if found is None else found
-            layer.backward_mode = layer.backward_mode if backward is None else backward
+            layer.choose(found, backward)
         yield
     finally:
         for layer, (own, mode) in zip(layers, before, strict=True):

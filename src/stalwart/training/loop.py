@@ -6,6 +6,7 @@ that is killed and resumed therefore repeats the steps after its last checkpoint
 
 import contextlib
 import copy
+import dataclasses
 import json
 import math
 import time
@@ -156,16 +157,9 @@ class Fit:
             group["lr"] = self.config.optimiser.lr * factor(self.config.schedule, moment.time, self.config.epochs)
         if self.config.ramps.slope is not None:
             set_slope(self.model, self.config.ramps.slope.at(moment.time))
-        self.optimiser.zero_grad(set_to_none=True)
-        with self._autocast():
-            loss, correct = self.trainee(x, y, moment)
-        loss.backward()
-        if self.config.optimiser.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip)
-        self.optimiser.step()
-        lengthen(self.model)
-        if self.average is not None:
-            self._update_average()
+        for part in range(self.objective.updates):
+            # The last update's loss and predictions are those that count.
+            loss, correct = self._update(x, y, dataclasses.replace(moment, part=part))
         sums = self.ranks.sum(
             torch.stack([loss.detach().double() * len(y), correct.double(), correct.new_tensor(len(y)).double()])
         )
@@ -179,6 +173,20 @@ class Fit:
         )
         now.batch += 1
         now.step += 1
+
+    def _update(self, x: Tensor, y: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+        self.optimiser.zero_grad(set_to_none=True)
+        with self._autocast():
+            loss, correct = self.trainee(x, y, moment)
+        loss.backward()
+        if self.config.optimiser.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip)
+        self.optimiser.step()
+        self.objective.after_step(self.model, moment)
+        lengthen(self.model)
+        if self.average is not None:
+            self._update_average()
+        return loss, correct
 
     def _finish_epoch(self) -> None:
         now = self.progress

@@ -1,5 +1,7 @@
 """A simulated event camera that looks at an image while it moves in three saccades, as N-MNIST was recorded."""
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -74,14 +76,14 @@ def record(
     height, width = images.shape[2:]
     return [
         EventStream(t[i:j], x[i:j], y[i:j], polarity[i:j], height, width, f"recording {n}")
-        for n, (i, j) in enumerate(zip(ends[:-1], ends[1:], strict=True))
+        for n, (i, j) in enumerate(itertools.pairwise(ends))
     ]
 
 
 def _path(reach: float, samples: int) -> list[tuple[float, float]]:
     corners = [(0.0, 0.0), (reach / 2, reach), (reach, 0.0), (0.0, 0.0)]
     found = [corners[0]]
-    for (x0, y0), (x1, y1) in zip(corners, corners[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
         found += [(x0 + (x1 - x0) * k / samples, y0 + (y1 - y0) * k / samples) for k in range(1, samples + 1)]
     return found
 
