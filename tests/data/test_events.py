@@ -48,7 +48,7 @@ def test_frames_by_hand():
     assert [int(frames(uneven, 2, by=by, limit=4).sum()) for by in ("time", "count")] == [255, 256]
     assert (frames(uneven, 2, by="count", limit=4)[:, 0, 0, 0] == 128).all()
     assert frames(stream([]), 3).sum() == 0
-    for bad in ({"steps": 0}, {"steps": 2, "limit": 0}, {"steps": 2, "shrink": 0}, {"steps": 2, "by": "size"}):
+    for bad in ({"steps": 0}, {"steps": 2, "limit": 0}, {"steps": 2, "shrink": 0}):
         with pytest.raises(UsageError):
             frames(events, **bad)
     with pytest.raises(InputError, match="cannot be divided"):

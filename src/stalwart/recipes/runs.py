@@ -28,7 +28,7 @@ from stalwart.models.initialise import ibp_initialise
 from stalwart.objectives.table import OBJECTIVES
 from stalwart.recipes.load import dump_recipe, load_recipe
 from stalwart.recipes.schema import EvaluationSection, Recipe
-from stalwart.report import Certificates, Report, RunReport, certify, environment, with_verdicts
+from stalwart.report import Certificates, Report, RunReport, certify, environment, watch_spikes, with_verdicts
 from stalwart.sets import Linf
 from stalwart.sets.table import SETS
 from stalwart.spiking import fluctuation_init
@@ -263,6 +263,7 @@ def evaluate_model(
         recipe=recipe,
         environment=environment(),
         certificates=certificates,
+        spikes=watch_spikes(model, x, y, seed),
     )
     report = Report(runs=[run], title=f"Robustness of {name}")
     return save_report(report, samples, out)

@@ -4,14 +4,17 @@ from stalwart.report.certificates import Certificates, certify, with_verdicts
 from stalwart.report.environment import environment
 from stalwart.report.judged import evaluate
 from stalwart.report.schema import SCHEMA_VERSION, Report, RunReport
+from stalwart.report.spikes import Spikes, watch_spikes
 
 __all__ = [
     "SCHEMA_VERSION",
     "Certificates",
     "Report",
     "RunReport",
+    "Spikes",
     "certify",
     "environment",
     "evaluate",
+    "watch_spikes",
     "with_verdicts",
 ]

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from stalwart.evaluation.results import AttackRow, Evaluation, Flag, Picture, Rate
-from stalwart.report import plots, proof_plots, wording
+from stalwart.report import plots, proof_plots, spike_plots, wording
 from stalwart.report.certificates import Certificates
 from stalwart.report.schema import Report, RunReport
 
@@ -46,6 +46,7 @@ class RunView:
     gap: Markup
     neurons: Markup
     states: list[str]
+    spikes: list[tuple[Markup, str]]
 
     @property
     def evaluation(self) -> Evaluation:
@@ -136,7 +137,26 @@ def _view(index: int, run: RunReport) -> RunView:
         gap=Markup(proof_plots.gap(f"{anchor}-gap", index, evaluation, proofs)) if proofs else Markup(),
         neurons=Markup(proof_plots.neuron_bars(f"{anchor}-neurons", layers)) if layers else Markup(),
         states=[state for state in proof_plots.STATE_TONES if any(state in layer.shares for layer in layers)],
+        spikes=_spike_figures(anchor, index, run),
     )
+
+
+def _spike_figures(anchor: str, style: int, run: RunReport) -> list[tuple[Markup, str]]:
+    """Return figures of a spiking network with their captions."""
+    spikes = run.spikes
+    if spikes is None:
+        return []
+    figures = []
+    if len(spikes.over_steps) > 1:
+        svg = spike_plots.accuracy_over_steps(f"{anchor}-steps", style, spikes)
+        figures.append((svg, f"Clean accuracy where the output is read earlier, on {spikes.samples} inputs."))
+    for number, trace in enumerate(spikes.traces):
+        layer = f"“{trace.layer}” on the first input"
+        rows = f"The {len(trace.spikes)} most active neurons of {layer}."
+        figures.append((spike_plots.raster(f"{anchor}-raster-{number}", spikes.steps, trace), rows))
+        curves = f"Membranes before a spike resets them, of {len(trace.membranes)} of these neurons."
+        figures.append((spike_plots.membranes(f"{anchor}-membranes-{number}", spikes.steps, trace), curves))
+    return [(Markup(svg), caption) for svg, caption in figures]
 
 
 def _groups(views: list[RunView]) -> list[Group]:

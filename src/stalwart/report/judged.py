@@ -13,6 +13,7 @@ from stalwart.evaluation import steps_of
 from stalwart.report.certificates import certify as certify_samples
 from stalwart.report.environment import environment
 from stalwart.report.schema import Report, RunReport
+from stalwart.report.spikes import watch_spikes
 from stalwart.sets import ThreatSet
 from stalwart.stochastic.rules import Rule
 
@@ -66,7 +67,13 @@ def evaluate(
     certificates = None
     if certify:
         certificates = certify_samples(model, x, y, within, evaluation, table, certify, strategy, seed=seed)
-    run = RunReport(name=name, evaluation=evaluation, environment=environment(), certificates=certificates)
+    run = RunReport(
+        name=name,
+        evaluation=evaluation,
+        environment=environment(),
+        certificates=certificates,
+        spikes=watch_spikes(model, x, y, seed),
+    )
     return Report(runs=[run], title=f"Robustness of {name}")
 
 

@@ -14,6 +14,7 @@ from stalwart.core.errors import FileError, UsageError
 from stalwart.core.files import atomic, read_json
 from stalwart.evaluation.results import Evaluation, Record
 from stalwart.report.certificates import Certificates
+from stalwart.report.spikes import Spikes
 
 SCHEMA_VERSION = 1
 _JSON, _PAGE = "report.json", "index.html"
@@ -47,6 +48,7 @@ class RunReport(Record):
         recipe: the complete recipe, with the seed.
         environment: what :func:`stalwart.report.environment` returned where the run was evaluated.
         certificates: what is proven of the run; None where nothing was tried.
+        spikes: what its neurons do; None where it has none.
     """
 
     name: str
@@ -55,6 +57,7 @@ class RunReport(Record):
     recipe: Annotated[dict[str, Any] | None, pydantic.BeforeValidator(_finite)] = None
     environment: dict[str, str] = pydantic.Field(default_factory=dict)
     certificates: Certificates | None = None
+    spikes: Spikes | None = None
 
     @pydantic.field_validator("evaluation")
     @classmethod

@@ -5,6 +5,7 @@ from stalwart.spiking.first_spike import FirstSpike, first_spike_times
 from stalwart.spiking.hoyer import HoyerNeuron, hoyer_measure, hoyer_threshold
 from stalwart.spiking.initialise import fluctuation_init, weight_statistics
 from stalwart.spiking.lif import lif
+from stalwart.spiking.monitor import monitor
 from stalwart.spiking.network import InTime, SharedDropout, SpikingNetwork, set_steps, with_neurons
 from stalwart.spiking.neurons import LIF, Neurons, gradients, neurons
 from stalwart.spiking.period import period
@@ -43,6 +44,7 @@ __all__ = [
     "hoyer_measure",
     "hoyer_threshold",
     "lif",
+    "monitor",
     "neurons",
     "period",
     "rate_map",

@@ -1,0 +1,156 @@
+"""Spiking networks in the report: what neurons do, what it costs, and what fewer time steps would give."""
+
+import torch
+from torch import Tensor, nn
+
+from stalwart.attacks.guard import undisturbed
+from stalwart.evaluation.results import Rate, Record
+from stalwart.spiking import LIF, SpikingNetwork, monitor, neurons
+from stalwart.spiking.period import period
+from stalwart.spiking.reference import Dynamics, run
+from stalwart.stochastic import scores
+
+_SAMPLES = 256
+_POINTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_ROWS, _CURVES = 60, 3
+
+
+class LayerActivity(Record):
+    """One layer of neurons: how many a sample, their rate, and the shares that never and always fired."""
+
+    layer: str
+    neurons: int
+    rate: float
+    silent: float
+    saturated: float
+    threshold: float | None
+    leak: float | None
+
+
+class StepsPoint(Record):
+    """Clean accuracy where the output is read after so many steps."""
+
+    steps: int
+    accuracy: Rate
+
+
+class Trace(Record):
+    """A few neurons of one layer on one input.
+
+    Attributes:
+        layer: the module path.
+        spikes: of each neuron, most active first, the steps in which it fired, from 1.
+        membranes: of some of them, the membrane that decided on a spike in each step.
+        threshold: of those neurons.
+    """
+
+    layer: str
+    spikes: list[list[int]]
+    membranes: list[list[float]]
+    threshold: float
+
+
+class Spikes(Record):
+    """What a spiking network does on the first ``samples`` inputs of its evaluation.
+
+    Attributes:
+        steps: T.
+        layers: in order.
+        macs, acs: multiply-accumulates and accumulates of one input; ann_macs those of the same layers without time.
+        picojoules, ann_picojoules: their energy by the figures of 45 nm (Horowitz, ISSCC 2014); memory is not counted.
+        over_steps: accuracy against time steps; empty for neurons that cannot stop on the way.
+        traces: a picture of each of the first and last layer.
+    """
+
+    samples: int
+    steps: int
+    layers: list[LayerActivity]
+    macs: float
+    acs: float
+    ann_macs: float
+    picojoules: float
+    ann_picojoules: float
+    over_steps: list[StepsPoint]
+    traces: list[Trace]
+
+
+def watch_spikes(model: nn.Module, x: Tensor, y: Tensor, seed: int = 0) -> Spikes | None:
+    """Return what a model's neurons do on inputs [N, ...] with labels [N]; None if it has no spiking network."""
+    networks = [module for module in model.modules() if isinstance(module, SpikingNetwork)]
+    if len(networks) != 1:
+        return None
+    x, y, steps = x[:_SAMPLES], y[:_SAMPLES], networks[0].steps
+    with undisturbed(model, seed), torch.no_grad():
+        with monitor(model) as seen:
+            for part in x.split(64):
+                model(part)
+        found = neurons(model)
+        layers = []
+        for path, one in seen.layers.items():
+            layer = found[path]
+            numbers = [
+                float(value.mean()) if isinstance(value, Tensor) else None
+                for value in (getattr(layer, "threshold", None), getattr(layer, "leak", None))
+            ]
+            layers.append(
+                LayerActivity(
+                    layer=path,
+                    neurons=one.counts.numel(),
+                    rate=one.rate,
+                    silent=one.silent,
+                    saturated=one.saturated,
+                    threshold=numbers[0],
+                    leak=numbers[1],
+                )
+            )
+        plain = {path: layer for path, layer in found.items() if isinstance(layer, LIF)}
+        over = _over_steps(model, x, y, steps) if len(plain) == len(found) else []
+        shown = list(dict.fromkeys([next(iter(plain)), list(plain)[-1]])) if plain else []
+        traces = [_trace(model, plain[path], path, x[:1]) for path in shown]
+    energy, ann_energy = seen.picojoules
+    return Spikes(
+        samples=len(x),
+        steps=steps,
+        layers=layers,
+        macs=seen.macs,
+        acs=seen.acs,
+        ann_macs=float(seen.ann_macs),
+        picojoules=energy,
+        ann_picojoules=ann_energy,
+        over_steps=over,
+        traces=traces,
+    )
+
+
+def _over_steps(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> list[StepsPoint]:
+    points = []
+    for last in [*(one for one in _POINTS if one < steps), steps]:
+        with period(0, last, {}):
+            right = sum(int((scores(model, a, "single").argmax(1) == b).sum()) for a, b in _parts(x, y))
+        points.append(StepsPoint(steps=last, accuracy=Rate.of(right, len(x))))
+    return points
+
+
+def _parts(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(x.split(64), y.split(64), strict=True))
+
+
+def _trace(model: nn.Module, layer: LIF, path: str, x: Tensor) -> Trace:
+    caught: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda module, inputs, out: caught.append(inputs[0]))
+    try:
+        model(x)
+    finally:
+        hook.remove()
+    currents = caught[0]
+    leak, threshold = layer.leak.to(currents), layer.threshold.to(currents)
+    spikes, membranes = run(currents, leak, threshold, Dynamics(layer.reset, layer.order))
+    fired, decided = spikes[:, 0].flatten(1), membranes[:, 0].flatten(1)
+    order = fired.sum(0).argsort(descending=True, stable=True)[:_ROWS]
+    few = order[:: max(1, len(order) // _CURVES)][:_CURVES]
+    return Trace(
+        layer=path,
+        spikes=[(fired[:, n].nonzero()[:, 0] + 1).tolist() for n in order.tolist()],
+        membranes=[decided[:, n].tolist() for n in few.tolist()],
+        threshold=float(threshold.mean()),
+    )

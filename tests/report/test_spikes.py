@@ -1,0 +1,58 @@
+"""The spikes of a run: in the record, on the page, and absent where there are no neurons."""
+
+import pytest
+import torch
+from torch import nn
+
+import stalwart as sw
+from stalwart.core.random import generator
+from stalwart.report import Report, watch_spikes
+from stalwart.report.html import render
+from stalwart.spiking import LIF, Direct, HoyerNeuron, SpikingNetwork, with_neurons
+
+X = torch.rand(20, 1, 4, 4, generator=generator(0))
+Y = torch.arange(20) % 3
+
+
+def network(steps=6, neuron=lambda path: LIF(0.9, 0.5)):
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU())
+    return nn.Sequential(
+        SpikingNetwork(Direct(steps), with_neurons(layers, steps, neuron), steps), nn.Linear(6, 3)
+    ).eval()
+
+
+def test_what_is_recorded_is_what_the_network_does():
+    model = network()
+    with torch.no_grad():
+        accuracy = float((model(X).argmax(1) == Y).float().mean())
+        first = model[0].layers[2].neuron(model[0].layers[:2](X).expand(6, 20, 8))
+    found = watch_spikes(model, X, Y)
+    assert [layer.layer for layer in found.layers] == ["0.layers.2.neuron", "0.layers.4.neuron"]
+    assert found.layers[0].rate == pytest.approx(float(first.mean()))
+    assert [point.steps for point in found.over_steps] == [1, 2, 3, 4, 6]
+    assert found.over_steps[-1].accuracy.value == pytest.approx(accuracy)
+    trace = found.traces[0]
+    fired = sorted((first[:, 0, n].nonzero()[:, 0] + 1).tolist() for n in range(8))
+    assert sorted(trace.spikes) == fired
+    assert all((u >= 0.5) == (t + 1 in trace.spikes[0]) for t, u in enumerate(trace.membranes[0]))
+    assert found.macs == 16 * 8 + 18
+
+
+def test_the_page_shows_them(tmp_path):
+    report = sw.evaluate(network(), (X, Y), within=sw.Linf(0.1), suite="quick")
+    page = render(report)
+    for words in ("Spikes</h3>", "0.layers.4.neuron", "Silent, %", "accumulates an input", "most active neurons"):
+        assert words in page
+    report.save(tmp_path)
+    assert Report.load(tmp_path) == report
+    plain = sw.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), (X, Y), within=sw.Linf(0.1), suite="quick")
+    assert plain.runs[0].spikes is None
+    assert "Silent, %" not in render(plain)
+
+
+def test_neurons_that_cannot_stop_on_the_way_have_no_curve():
+    found = watch_spikes(network(1, lambda path: HoyerNeuron()), X, Y)
+    assert found.over_steps == []
+    assert found.traces == []
+    assert len(found.layers) == 2
