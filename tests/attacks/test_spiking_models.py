@@ -6,11 +6,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import stalwart as sw
+from stalwart.attacks.adaptive_surrogate import AdaptiveAtan
 from stalwart.attacks.surrogate_ensemble import MEMBERS
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.random import generator
 from stalwart.models import build_model
 from stalwart.models.spiking import Spiking
+from stalwart.spiking import neurons
 
 WITHIN = sw.Linf(0.15)
 
@@ -75,3 +77,49 @@ def test_a_transfer_may_choose_its_sources_gradient(digits):
     weak = sw.attack("transfer", source=model, options=options)(model, x, y, within=WITHIN)
     strong = sw.attack("transfer", source=model, options={"steps": 10})(model, x, y, within=WITHIN)
     assert weak.success.sum() < strong.success.sum()
+
+
+def test_the_adaptive_surrogate_finds_more_than_the_models_own(digits):
+    model, x, y = digits
+    within = sw.Linf(0.1)
+    before = [(layer.surrogate, layer.backward_mode) for layer in neurons(model).values()]
+    own = sw.attack("pgd", steps=40)(model, x, y, within=within, seed=0)
+    found = sw.attack("adaptive-surrogate", steps=40)(model, x, y, within=within, seed=0)
+    assert within.contains(x, found.x_adv).all()
+    assert found.success.sum() >= own.success.sum()
+    assert 0 < found.success.sum() < len(y)
+    assert torch.equal(found.success, model(found.x_adv).argmax(1) != y)
+    assert [(layer.surrogate, layer.backward_mode) for layer in neurons(model).values()] == before
+    assert not any(layer._forward_hooks for layer in neurons(model).values())
+
+
+def test_the_sharpness_follows_each_neurons_distance():
+    surrogate = AdaptiveAtan(0.425)
+    z = torch.tensor([[0.1], [3.0]])
+    for _ in range(200):
+        surrogate.learns = True
+        surrogate.slope(z)
+    assert torch.allclose(surrogate.mean, z, atol=1e-3)
+    assert surrogate.deviation.max() < 1e-3
+    # With D = 0, A of the derivative's mass lies within M on either side: ∫_0^M σ' = atan(π α M / 2) / π = A.
+    alpha = surrogate.height / (surrogate.mean + 1.5 * surrogate.deviation + 1e-4)
+    assert torch.allclose(torch.atan(torch.pi * alpha * z / 2) / torch.pi, torch.full_like(z, 0.425), atol=2e-3)
+    held = surrogate.mean.clone()
+    surrogate.slope(5 * z)
+    assert torch.equal(surrogate.mean, held), "it learns once a step only"
+
+
+def test_what_the_adaptive_surrogate_is_not_made_for(digits):
+    model, x, y = digits
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    attack = sw.attack("adaptive-surrogate", steps=2)
+    with pytest.raises(InputError, match="LIF neurons"):
+        attack(plain, x, y, within=WITHIN)
+    with pytest.raises(UsageError, match="linf"):
+        attack(model, x, y, within=sw.L2(0.5))
+    assert not attack.fits(plain, WITHIN)
+    assert not attack.fits(model, sw.L2(0.5))
+    assert attack.fits(model, WITHIN)
+    for bad in ({"steps": 0}, {"mass": 0.5}, {"loss": "targeted-ce"}, {"surrogate": "atan"}):
+        with pytest.raises(UsageError):
+            sw.attack("adaptive-surrogate", **bad)

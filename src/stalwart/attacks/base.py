@@ -89,6 +89,10 @@ class Attack:
             return contextlib.nullcontext()
         return gradients(model, self.surrogate, self.backward)
 
+    def fits(self, model: nn.Module, within: ThreatSet) -> bool:
+        """Tell whether the attack is made for this kind of model and threat set; suites leave out one that is not."""
+        return True
+
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Return candidates [B, ...] for clean inputs x [B, ...]; the shell projects, checks and judges them."""
         raise NotImplementedError

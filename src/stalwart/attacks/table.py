@@ -1,6 +1,7 @@
 """The attacks: one line each."""
 
 ATTACKS: dict[str, str] = {
+    "adaptive-surrogate": "stalwart.attacks.adaptive_surrogate:AdaptiveSurrogateAttack",
     "bim": "stalwart.attacks.pgd:BIM",
     "fgsm": "stalwart.attacks.fgsm:FGSM",
     "noise": "stalwart.attacks.random_noise:RandomNoise",

@@ -111,7 +111,7 @@ def evaluate(
     for name, column in (("index", torch.arange(len(x))), ("label", y), ("clean", clean)):
         table.add(name, column)
 
-    entries = chosen.randomised if randomised else chosen.entries
+    entries = chosen.fitting(model, randomised, within)
     if randomised and not switchable:
         entries = tuple(entry for entry in entries if entry.kind != "transfer")
     radii = _radii(curve, within)
@@ -173,8 +173,7 @@ def evaluate(
 
 def steps_of(suite_name: str, model: nn.Module, curve: Sequence[float | str], within: ThreatSet) -> int:
     """Return how many attacks :func:`evaluate` will run, for a progress bar."""
-    chosen = suite(suite_name)
-    entries = chosen.randomised if is_random(model) else chosen.entries
+    entries = suite(suite_name).fitting(model, is_random(model), within)
     return len(entries) + (len(_radii(curve, within)) - 1) * sum(entry.curve for entry in entries)
 
 

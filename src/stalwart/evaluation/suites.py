@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import nn
+
 from stalwart.attacks import Attack
 from stalwart.attacks.table import ATTACKS
 from stalwart.core.registry import build, lookup
+from stalwart.sets import ThreatSet
 
 Kind = Literal["noise", "white-box", "transfer"]
 
@@ -47,6 +50,11 @@ class Suite:
     name: str
     entries: tuple[Entry, ...]
     randomised: tuple[Entry, ...]
+
+    def fitting(self, model: nn.Module, randomised: bool, within: ThreatSet) -> tuple[Entry, ...]:
+        """Return the entries that are made for a model and a threat set."""
+        entries = self.randomised if randomised else self.entries
+        return tuple(entry for entry in entries if entry.build().fits(model, within))
 
 
 def _pgd(loss: str, steps: int, **more: Any) -> dict[str, Any]:
@@ -108,8 +116,12 @@ def _surrogates(eot: int) -> Entry:
     return Entry("surrogates", "surrogate-ensemble", options, curve=True)
 
 
-SPIKING = Suite("spiking", (*STANDARD.entries, _surrogates(1)), (*_STOCHASTIC, _surrogates(10)))
-"""For networks of spiking neurons: the standard suite, and the worst of nineteen assumed derivatives of a spike."""
+SPIKING = Suite(
+    "spiking",
+    (*STANDARD.entries, _surrogates(1), Entry("adaptive-surrogate", "adaptive-surrogate", {"steps": 100}, curve=True)),
+    (*_STOCHASTIC, _surrogates(10), Entry("adaptive-surrogate", "adaptive-surrogate", {"steps": 50, "eot": 10})),
+)
+"""For networks of spiking neurons: the standard suite, nineteen assumed derivatives of a spike, and one that adapts to neurons."""
 
 SUITES: dict[str, str] = {
     "quick": "stalwart.evaluation.suites:QUICK",
