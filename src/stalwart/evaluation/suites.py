@@ -121,7 +121,7 @@ SPIKING = Suite(
     (*STANDARD.entries, _surrogates(1), Entry("adaptive-surrogate", "adaptive-surrogate", {"steps": 100}, curve=True)),
     (*_STOCHASTIC, _surrogates(10), Entry("adaptive-surrogate", "adaptive-surrogate", {"steps": 50, "eot": 10})),
 )
-"""For networks of spiking neurons: the standard suite, nineteen assumed derivatives of a spike, and one that adapts to neurons."""
+"""For networks of spiking neurons: also nineteen assumed derivatives of a spike, and one that adapts to each neuron."""
 
 SUITES: dict[str, str] = {
     "quick": "stalwart.evaluation.suites:QUICK",
