@@ -44,6 +44,8 @@ reproduce-certified: $(SETUP)
 
 reproduce-spiking: $(SETUP)
 	$(BIN)/python reproductions/spiking.py --out runs/spiking
+	$(BIN)/python reproductions/spiking_sweeps.py --out runs/spiking-sweeps
+	$(BIN)/python reproductions/spiking_transfer.py --out runs/spiking-transfer
 
 # Ten thousand random networks, for hours; any point outside its bounds fails.
 fuzz-bounds: $(SETUP)

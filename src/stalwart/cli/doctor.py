@@ -24,6 +24,7 @@ def machine() -> str:
             f"torch            {torch.__version__}, {torch.get_num_threads()} of {os.cpu_count()} CPU threads",
             f"GPU              {gpu}",
             f"compiled loops   {loops}",
+            f"spiking neurons  {'compiled loops on the CPU' if jit.available() else 'plain PyTorch'}, plain PyTorch elsewhere",
             f"onnx             {_installed('onnx')}, onnxruntime {_installed('onnxruntime')}",
         )
     )
