@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import stalwart as sw
+from stalwart.attacks.surrogate_ensemble import MEMBERS
 from stalwart.core.random import generator
 from stalwart.report import Report, watch_spikes
 from stalwart.report.html import render
@@ -49,6 +50,23 @@ def test_the_page_shows_them(tmp_path):
     plain = sw.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), (X, Y), within=sw.Linf(0.1), suite="quick")
     assert plain.runs[0].spikes is None
     assert "Silent, %" not in render(plain)
+
+
+def test_gradients_by_attack():
+    model, within = network(), sw.Linf(0.02)
+    with torch.no_grad():
+        labels = model(X).argmax(1)
+    found = watch_spikes(model, X, labels, within=within)
+    assert found.attacks == ["FGSM", "PGD-10, CE", "PGD-10, margin"]
+    assert [row.gradient for row in found.gradients] == ["own", *MEMBERS]
+    own = sw.attack("pgd", steps=10, loss="margin")(model, X, labels, within=within, seed=0)
+    assert found.gradients[0].left[2] == pytest.approx(float((~own.success).float().mean()))
+    other = sw.attack("fgsm", surrogate={"name": "triangle", "gamma": 0.25})(model, X, labels, within=within, seed=0)
+    assert found.gradients[1].left[0] == pytest.approx(float((~other.success).float().mean()))
+    assert 0 < found.gradients[0].left[2] < found.gradients[1].left[0]
+    report = sw.evaluate(model, (X, labels), within=within, suite="spiking")
+    assert report.runs[0].spikes.gradients == found.gradients
+    assert 'class="heat"' in render(report)
 
 
 def test_neurons_that_cannot_stop_on_the_way_have_no_curve():

@@ -263,7 +263,7 @@ def evaluate_model(
         recipe=recipe,
         environment=environment(),
         certificates=certificates,
-        spikes=watch_spikes(model, x, y, seed),
+        spikes=watch_spikes(model, x, y, seed, within if section.suite == "spiking" else None),
     )
     report = Report(runs=[run], title=f"Robustness of {name}")
     return save_report(report, samples, out)

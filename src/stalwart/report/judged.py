@@ -72,7 +72,7 @@ def evaluate(
         evaluation=evaluation,
         environment=environment(),
         certificates=certificates,
-        spikes=watch_spikes(model, x, y, seed),
+        spikes=watch_spikes(model, x, y, seed, within if suite == "spiking" else None),
     )
     return Report(runs=[run], title=f"Robustness of {name}")
 

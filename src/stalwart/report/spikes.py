@@ -1,10 +1,18 @@
 """Spiking networks in the report: what neurons do, what it costs, and what fewer time steps would give."""
 
+from typing import Any
+
+import pydantic
 import torch
 from torch import Tensor, nn
 
 from stalwart.attacks.guard import undisturbed
+from stalwart.attacks.surrogate_ensemble import MEMBERS
+from stalwart.attacks.table import ATTACKS
+from stalwart.core.noise import is_random
+from stalwart.core.registry import build
 from stalwart.evaluation.results import Rate, Record
+from stalwart.sets import ThreatSet
 from stalwart.spiking import LIF, SpikingNetwork, monitor, neurons
 from stalwart.spiking.period import period
 from stalwart.spiking.reference import Dynamics, run
@@ -13,6 +21,12 @@ from stalwart.stochastic import scores
 _SAMPLES = 256
 _POINTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _ROWS, _CURVES = 60, 3
+_ATTACKED = 64
+_ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "FGSM": ("fgsm", {}),
+    "PGD-10, CE": ("pgd", {"steps": 10}),
+    "PGD-10, margin": ("pgd", {"steps": 10, "loss": "margin"}),
+}
 
 
 class LayerActivity(Record):
@@ -50,6 +64,13 @@ class Trace(Record):
     threshold: float
 
 
+class GradientRow(Record):
+    """What one assumed gradient of a spike leaves: accuracy by attack, in the order of ``Spikes.attacks``."""
+
+    gradient: str
+    left: list[float]
+
+
 class Spikes(Record):
     """What a spiking network does on the first ``samples`` inputs of its evaluation.
 
@@ -60,6 +81,8 @@ class Spikes(Record):
         picojoules, ann_picojoules: their energy by the figures of 45 nm (Horowitz, ISSCC 2014); memory is not counted.
         over_steps: accuracy against time steps; empty for neurons that cannot stop on the way.
         traces: a picture of each of the first and last layer.
+        attacks, gradients: accuracy under each attack (a column) with each assumed gradient of a spike (a row), at the radius
+            of the evaluation on its first ``attacked`` inputs; empty where the suite is not that of spiking networks.
     """
 
     samples: int
@@ -72,10 +95,18 @@ class Spikes(Record):
     ann_picojoules: float
     over_steps: list[StepsPoint]
     traces: list[Trace]
+    attacked: int = 0
+    attacks: list[str] = pydantic.Field(default_factory=list)
+    gradients: list[GradientRow] = pydantic.Field(default_factory=list)
 
 
-def watch_spikes(model: nn.Module, x: Tensor, y: Tensor, seed: int = 0) -> Spikes | None:
-    """Return what a model's neurons do on inputs [N, ...] with labels [N]; None if it has no spiking network."""
+def watch_spikes(
+    model: nn.Module, x: Tensor, y: Tensor, seed: int = 0, within: ThreatSet | None = None
+) -> Spikes | None:
+    """Return what a model's neurons do on inputs [N, ...] with labels [N]; None if it has no spiking network.
+
+    With a threat set, attacks are run under one assumed gradient after another as well.
+    """
     networks = [module for module in model.modules() if isinstance(module, SpikingNetwork)]
     if len(networks) != 1:
         return None
@@ -107,6 +138,7 @@ def watch_spikes(model: nn.Module, x: Tensor, y: Tensor, seed: int = 0) -> Spike
         over = _over_steps(model, x, y, steps) if len(plain) == len(found) else []
         shown = list(dict.fromkeys([next(iter(plain)), list(plain)[-1]])) if plain else []
         traces = [_trace(model, plain[path], path, x[:1]) for path in shown]
+    rows = [] if within is None else _gradients(model, x[:_ATTACKED], y[:_ATTACKED], within, seed)
     energy, ann_energy = seen.picojoules
     return Spikes(
         samples=len(x),
@@ -119,7 +151,26 @@ def watch_spikes(model: nn.Module, x: Tensor, y: Tensor, seed: int = 0) -> Spike
         ann_picojoules=ann_energy,
         over_steps=over,
         traces=traces,
+        attacked=min(len(x), _ATTACKED) if rows else 0,
+        attacks=list(_ATTACKS) if rows else [],
+        gradients=rows,
     )
+
+
+def _gradients(model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> list[GradientRow]:
+    modes = [set(layer.modes) for layer in neurons(model).values()]
+    eot = 10 if is_random(model) else 1
+    rows = []
+    own: dict[str, dict[str, Any]] = {"own": {}}
+    for gradient, member in (own | MEMBERS).items():
+        if not all(member.get("backward", "bptt") in known for known in modes):
+            continue
+        left = []
+        for name, options in _ATTACKS.values():
+            attack = build("attack", ATTACKS, name, {**options, **member, "eot": eot})
+            left.append(float((~attack(model, x, y, within, seed).success).float().mean()))
+        rows.append(GradientRow(gradient=gradient, left=left))
+    return rows
 
 
 def _over_steps(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> list[StepsPoint]:
