@@ -14,6 +14,7 @@ from stalwart.spiking.readout import Readout
 from stalwart.spiking.recurrent import AdaptiveLIF, RecurrentLIF, rate_penalty
 from stalwart.spiking.surrogates import SURROGATES, Surrogate, find_surrogate
 from stalwart.spiking.table import NEURONS
+from stalwart.spiking.vdsp import vdsp
 
 __all__ = [
     "ENCODERS",
@@ -50,6 +51,7 @@ __all__ = [
     "rate_map",
     "rate_penalty",
     "set_steps",
+    "vdsp",
     "weight_statistics",
     "with_neurons",
 ]
