@@ -12,7 +12,7 @@ from stalwart.core.random import generator, shard
 from stalwart.core.registry import build
 from stalwart.sets import L0, L1, L2, SETS, Box, Linf
 
-# Rasters of events are whole numbers: test_events.py.
+# Rasters of events are whole numbers: test_event_flips.py.
 KINDS = [kind for kind in SETS if kind != "events"]
 SHAPES = [(5,), (1, 4, 3), (3, 4, 4)]
 settings = hypothesis.settings(max_examples=40, deadline=None)
