@@ -8,13 +8,12 @@ from torch import Tensor
 
 from stalwart.core import random
 from stalwart.core.errors import InputError
-from stalwart.core.numbers import require
-from stalwart.sets.base import Radius, ThreatSet, parse_radius, radii, round_up
-from stalwart.sets.l0 import Count
+from stalwart.sets.base import radii, round_up
+from stalwart.sets.counted import Count, Counted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Events(ThreatSet):
+class Events(Counted):
     """The set {z in {0, 1}^d : z differs from the binary raster x in at most ``flips`` bins}.
 
     Inputs are rasters [B, ...] of zeros and ones, such as event frames [B, T, 2, H, W]; a flip adds or removes an event.
@@ -34,17 +33,7 @@ class Events(ThreatSet):
     low = 0.0
     high = 1.0
     name = "events"
-
-    def __post_init__(self) -> None:
-        count = parse_radius(self.flips, "flips")
-        whole = bool((count == count.round()).all()) if isinstance(count, Tensor) else count.is_integer()
-        require(whole, f"flips must be a whole number, got {self.flips}.")
-        object.__setattr__(self, "flips", count.long() if isinstance(count, Tensor) else int(count))
-
-    @property
-    def radius(self) -> float | Tensor:
-        """The number of bins that may flip: a float, or a float64 tensor [B]."""
-        return self.flips.double() if isinstance(self.flips, Tensor) else float(self.flips)
+    unit = "flips"
 
     @property
     def scale(self) -> float | Tensor:
@@ -57,21 +46,13 @@ class Events(ThreatSet):
         """Return ``x`` with the bins flipped that ``z`` moved farthest towards their other value, beyond the middle."""
         x = self._clean(x)
         moved = ((z - x) * (1 - 2 * x)).flatten(1)
-        order = moved.argsort(dim=1, descending=True)
-        place = torch.arange(moved.shape[1], device=x.device)
-        chosen = (place < radii(self.radius, x)[:, None]).expand_as(order)
-        flipped = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, chosen) & (moved > 0.5)
+        flipped = self._chosen(moved, x) & (moved > 0.5)
         return torch.where(flipped.reshape(x.shape), 1 - x, x)
 
     def sample(self, x: Float[Tensor, " batch *shape"], generator: torch.Generator) -> Float[Tensor, " batch *shape"]:
         """Return ``x`` with as many bins flipped as may flip, drawn without replacement."""
         lots = random.uniform(x.shape, generator, x)
         return self.project(x, x + (1 - 2 * self._clean(x)) * (1 + lots))
-
-    def steepest(self, gradient: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch *shape"]:
-        """Return g / max_i |g_i| of each sample; :meth:`project` then picks the bins."""
-        largest = gradient.abs().flatten(1).amax(1).reshape(-1, *[1] * (gradient.dim() - 1))
-        return gradient / torch.where(largest > 0, largest, 1.0)
 
     def support(self, x: Float[Tensor, " batch *shape"], c: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
         """Return <c, x> plus the ``flips`` largest positive values of c (1 - 2 x), rounded up."""
@@ -81,22 +62,6 @@ class Events(ThreatSet):
         place = torch.arange(kept.shape[1], device=kept.device)
         taken = torch.where(place < radii(self.radius, x)[:, None], kept, 0.0).sum(1)
         return round_up((slope * centre).sum(1) + taken, x.dtype)
-
-    def bounds(
-        self, x: Float[Tensor, " batch *shape"]
-    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch *shape"]]:
-        """Return zeros and ones, or ``x`` twice where no bin may flip."""
-        x = self._clean(x)
-        free = (radii(self.radius, x) > 0).reshape(-1, *[1] * (x.dim() - 1))
-        return torch.where(free, 0.0, x), torch.where(free, 1.0, x)
-
-    def with_eps(self, eps: Radius) -> "ThreatSet":
-        """Return the set with another number of flips."""
-        return Events(eps)
-
-    def describe(self) -> str:
-        """Return one readable line such as ``"Events flips=3"``."""
-        return self._describe("flips")
 
     def _near(self, x: Tensor, z: Tensor, tolerance: float, unit: float) -> Tensor:
         binary = (torch.minimum(z.abs(), (z - 1).abs()) <= tolerance).flatten(1).all(1)

@@ -1,21 +1,19 @@
 """The ℓ0 ball: a few pixels may take any valid value."""
 
 import dataclasses
-from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from stalwart.core import random
-from stalwart.core.numbers import Number, require
-from stalwart.sets.base import Radius, ThreatSet, parse_radius, radii, round_up
-
-Count = Annotated[Any, "a whole number, or a sequence or 1-D tensor with one a sample"]
+from stalwart.core.numbers import Number
+from stalwart.sets.base import radii, round_up
+from stalwart.sets.counted import Count, Counted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class L0(ThreatSet):
+class L0(Counted):
     """The set {z : z differs from x in at most ``pixels`` locations, low <= z <= high}.
 
     A location is a spatial position with all its channels where inputs are images [B, C, H, W], else one coordinate.
@@ -37,18 +35,11 @@ class L0(ThreatSet):
     low: Number = 0.0
     high: Number = 1.0
     name = "l0"
+    unit = "pixels"
 
     def __post_init__(self) -> None:
-        count = parse_radius(self.pixels, "pixels")
-        whole = bool((count == count.round()).all()) if isinstance(count, Tensor) else count.is_integer()
-        require(whole, f"pixels must be a whole number, got {self.pixels}.")
-        object.__setattr__(self, "pixels", count.long() if isinstance(count, Tensor) else int(count))
+        super().__post_init__()
         self._check_box()
-
-    @property
-    def radius(self) -> float | Tensor:
-        """The number of locations that may change: a float, or a float64 tensor [B]."""
-        return self.pixels.double() if isinstance(self.pixels, Tensor) else float(self.pixels)
 
     @property
     def scale(self) -> float | Tensor:
@@ -70,11 +61,6 @@ class L0(ThreatSet):
         values = self.low + (self.high - self.low) * random.uniform(x.shape, generator, x)
         return torch.where(self._largest(lots, x), values, x).clamp(self.low, self.high)
 
-    def steepest(self, gradient: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch *shape"]:
-        """Return g / max_i |g_i| of each sample; :meth:`project` then picks the locations."""
-        largest = gradient.abs().flatten(1).amax(1).reshape(-1, *[1] * (gradient.dim() - 1))
-        return gradient / torch.where(largest > 0, largest, 1.0)
-
     def support(self, x: Float[Tensor, " batch *shape"], c: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
         """Return <c, x> plus the ``pixels`` largest gains of one location each, rounded up.
 
@@ -87,32 +73,13 @@ class L0(ThreatSet):
         taken = torch.where(place < radii(self.radius, x)[:, None], kept, 0.0).sum(1)
         return round_up((slope * centre).flatten(1).sum(1) + taken, x.dtype)
 
-    def bounds(
-        self, x: Float[Tensor, " batch *shape"]
-    ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch *shape"]]:
-        """Return the whole box [low, high], or ``x`` twice where no pixel may change."""
-        x = self._clean(x)
-        free = (radii(self.radius, x) > 0).reshape(-1, *[1] * (x.dim() - 1))
-        return torch.where(free, self.low, x), torch.where(free, self.high, x)
-
-    def with_eps(self, eps: Radius) -> "ThreatSet":
-        """Return the same box with another number of pixels."""
-        return dataclasses.replace(self, pixels=eps)
-
-    def describe(self) -> str:
-        """Return one readable line such as ``"L0 pixels=5"``."""
-        return self._describe("pixels")
-
     def _near(self, x: Tensor, z: Tensor, tolerance: float, unit: float) -> Tensor:
         moved = _by_location(((z - x).abs() > tolerance * unit).double()) > 0
         return moved.sum(1) <= radii(self.radius, x)
 
     def _largest(self, score: Tensor, x: Tensor) -> Tensor:
         """Return a mask that broadcasts against ``x``: the ``pixels`` locations of each sample with the largest score."""
-        order = score.argsort(dim=1, descending=True)
-        place = torch.arange(score.shape[1], device=x.device)
-        chosen = (place < radii(self.radius, x)[:, None]).expand_as(order)
-        mask = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, chosen)
+        mask = self._chosen(score, x)
         return mask.reshape(len(x), 1, *x.shape[2:]) if x.dim() == 4 else mask.reshape(x.shape)
 
 
