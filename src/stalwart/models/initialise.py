@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from stalwart.core.layers import WEIGHTED
 from stalwart.core.numbers import require
 from stalwart.core.random import generator, normal
 
@@ -22,8 +23,7 @@ def ibp_initialise(model: nn.Module, seed: int = 0) -> nn.Module:
     Raises:
         UsageError: the model has no such layer.
     """
-    kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-    layers = [(path, module) for path, module in model.named_modules() if isinstance(module, kinds)]
+    layers = [(path, module) for path, module in model.named_modules() if isinstance(module, WEIGHTED)]
     require(len(layers) > 0, "the initialisation 'ibp' needs linear or convolutional layers; this model has none.")
     with torch.no_grad():
         for path, layer in layers[:-1]:

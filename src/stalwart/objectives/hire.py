@@ -13,7 +13,7 @@ from stalwart.core.modes import evaluating
 from stalwart.core.numbers import require
 from stalwart.objectives.base import Moment
 from stalwart.objectives.inner import Adversarial
-from stalwart.spiking import SpikingNetwork, period
+from stalwart.spiking import period, spiking_networks
 from stalwart.spiking.period import Kept
 
 
@@ -89,7 +89,7 @@ class HIRE(Adversarial):
         return self.within.project(x, z.detach() + step * self.within.steepest(gradient))
 
     def _time_steps(self, model: nn.Module) -> int:
-        found = {module.steps for module in model.modules() if isinstance(module, SpikingNetwork)}
+        found = {network.steps for network in spiking_networks(model)}
         if not found:
             raise UsageError("the objective 'hire' needs a spiking model; give the model a spiking section.")
         total = min(found)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stalwart.core.layers import WEIGHTED
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import generator
 from stalwart.objectives.base import Moment, Net
@@ -90,7 +91,7 @@ class RAT(Adversarial):
         if not self.beta:
             return
         for path, layer in model.named_modules():
-            if not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            if not isinstance(layer, WEIGHTED):
                 continue
             weight = layer.weight
             if len(weight) < self.many:

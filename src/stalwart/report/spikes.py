@@ -13,7 +13,7 @@ from stalwart.core.noise import is_random
 from stalwart.core.registry import build
 from stalwart.evaluation.results import Rate, Record
 from stalwart.sets import ThreatSet
-from stalwart.spiking import LIF, SpikingNetwork, monitor, neurons
+from stalwart.spiking import LIF, monitor, neurons, spiking_networks
 from stalwart.spiking.period import period
 from stalwart.spiking.reference import Dynamics, run
 from stalwart.stochastic import scores
@@ -107,7 +107,7 @@ def watch_spikes(
 
     With a threat set, attacks are run under one assumed gradient after another as well.
     """
-    networks = [module for module in model.modules() if isinstance(module, SpikingNetwork)]
+    networks = spiking_networks(model)
     if len(networks) != 1:
         return None
     x, y, steps = x[:_SAMPLES], y[:_SAMPLES], networks[0].steps

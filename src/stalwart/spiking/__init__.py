@@ -6,7 +6,7 @@ from stalwart.spiking.hoyer import HoyerNeuron, hoyer_measure, hoyer_threshold
 from stalwart.spiking.initialise import fluctuation_init, weight_statistics
 from stalwart.spiking.lif import lif
 from stalwart.spiking.monitor import monitor
-from stalwart.spiking.network import InTime, SharedDropout, SpikingNetwork, set_steps, with_neurons
+from stalwart.spiking.network import InTime, SharedDropout, SpikingNetwork, set_steps, spiking_networks, with_neurons
 from stalwart.spiking.neurons import LIF, Neurons, gradients, neurons
 from stalwart.spiking.period import period
 from stalwart.spiking.rate import RateNeuron, rate_map
@@ -51,6 +51,7 @@ __all__ = [
     "rate_map",
     "rate_penalty",
     "set_steps",
+    "spiking_networks",
     "vdsp",
     "weight_statistics",
     "with_neurons",

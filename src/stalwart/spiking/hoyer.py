@@ -18,15 +18,9 @@ from stalwart.spiking.surrogates import Surrogate, find_surrogate
 class OneStep(Surrogate):
     """σ' = 1/2 where 0 < z + 1 <= 2, z + 1 the membrane in units of θ. Source: Datta et al., 2022 (arXiv 2212.10170)."""
 
-    code: ClassVar[int] = -1
-
     def slope(self, z: Tensor) -> Tensor:
         """Return σ'(z)."""
         return 0.5 * ((z > -1) & (z <= 1)).to(z)
-
-    def numbers(self) -> tuple[float, float]:
-        """Return the height and half the width."""
-        return 0.5, 1.0
 
 
 def hoyer_threshold(z: Tensor, channels: bool = False) -> Tensor:

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.errors import InputError
+from stalwart.core.layers import WEIGHTED
 from stalwart.core.modes import evaluating
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import derive, generator, normal
 from stalwart.spiking.network import InTime
 from stalwart.spiking.neurons import LIF
-
-_WEIGHTED = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 def weight_statistics(
@@ -109,7 +108,7 @@ def fluctuation_init(
     rates: dict[str, float] = {}
 
     def draw(path: str, layer: nn.Module, x: Tensor) -> None:
-        assert isinstance(layer, _WEIGHTED)
+        assert isinstance(layer, WEIGHTED)
         neurons = before[path]
         if not isinstance(neurons.neuron, LIF):
             raise InputError(f"this initialisation knows LIF neurons only, not {type(neurons.neuron).__name__}.")
@@ -145,7 +144,7 @@ def _before_neurons(model: nn.Module) -> Iterator[tuple[str, InTime]]:
     """Yield each layer of weights by path with the neurons that come next."""
     waiting: list[str] = []
     for path, module in model.named_modules():
-        if isinstance(module, _WEIGHTED):
+        if isinstance(module, WEIGHTED):
             waiting.append(path)
         elif isinstance(module, InTime):
             yield from ((one, module) for one in waiting)

@@ -69,7 +69,7 @@ def lif(
     if pool and not (backward == "bptt" and _pools(currents)):
         spikes = lif(currents, leaks, thresholds, reset, found, order, detach_reset, backward)
         return torch.nn.functional.avg_pool2d(spikes.flatten(0, 1), 2).unflatten(0, spikes.shape[:2])
-    if backward == "bptt" and type(found).__module__ == Surrogate.__module__:
+    if backward == "bptt" and found.code >= 0:
         a, b = found.numbers()
         out: Tensor = torch.ops.stalwart.lif(
             currents, leaks, thresholds, RESETS.index(reset), ORDERS.index(order), detach_reset, found.code, a, b, pool
@@ -115,23 +115,10 @@ def _lif(
         return reference.run(currents, leak.to(currents), threshold.to(currents), how)[0]
     from stalwart.spiking import kernels
 
-    x, last = _packed(currents)
-    image = _image(currents, pool)
-    rows, (samples, size) = _rows(leak, threshold, currents, last, pool)
-    pooled = (x.shape[1], image[0] // 2, image[1] // 2, image[2])
-    out = empty((len(currents), *(pooled if pool else x.shape[1:])), x)
-    sizes = (
-        x.dtype == torch.float64,
-        len(x),
-        len(currents),
-        samples * size,
-        size,
-        *image,
-        order,
-        reset,
-        rows[0].numel(),
-    )
-    jit.run(kernels.forward, kernels.blocks(samples, size, image), *sizes, x, *rows, out)
+    x, last, rows, sizes, items = _laid_out(currents, leak, threshold, pool)
+    shape = (x.shape[1], currents.shape[3] // 2, currents.shape[4] // 2, currents.shape[2]) if pool else x.shape[1:]
+    out = empty((len(currents), *shape), x)
+    jit.run(kernels.forward, items, *sizes, order, reset, rows[0].numel(), x, *rows, out)
     return out.movedim(-1, 2) if last else out
 
 
@@ -176,18 +163,14 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     else:
         from stalwart.spiking import kernels
 
-        x, last = _packed(currents)
+        x, last, rows, sizes, items = _laid_out(currents, leak, threshold, pool)
         steps = len(currents)
         g = (gradient.movedim(2, -1) if last else gradient).contiguous()
         out = empty(tuple(x.shape), x)
         sums = [x.new_empty(x.shape[1:] if learns else 0) for _ in range(2)]
-        image = _image(currents, pool)
-        rows, (samples, size) = _rows(leak, threshold, currents, last, pool)
-        sizes = (x.dtype == torch.float64, len(x), steps, samples * size, size, *image, order, reset, kind)
         numbers = torch.tensor([a, b], dtype=x.dtype)
-        length = kernels.blocks(samples, size, image)
-        flags = (not detach_reset, learns, rows[0].numel())
-        jit.run(kernels.backward, length, *sizes, *flags, x, *rows, g, out, *sums, numbers)
+        flags = (order, reset, kind, not detach_reset, learns, rows[0].numel())
+        jit.run(kernels.backward, items, *sizes, *flags, x, *rows, g, out, *sums, numbers)
         of_currents = out.movedim(-1, 2) if last else out
         if len(out) < steps:
             # Autograd sums over the expanded axis: put the sum in one step, zeros elsewhere would be as long as a copy.
@@ -226,23 +209,29 @@ def _pools(currents: Tensor) -> bool:
     return whole and currents.shape[2] >= 8 and compiles(currents) and _packed(currents)[1]
 
 
-def _image(currents: Tensor, pool: bool) -> tuple[int, int, int]:
-    return (currents.shape[3], currents.shape[4], currents.shape[2]) if pool else (0, 0, 0)
+def _laid_out(
+    currents: Tensor, leak: Tensor, threshold: Tensor, pool: bool
+) -> tuple[Tensor, bool, list[Tensor], tuple[int, ...], int]:
+    """Return what both loops take: currents without gaps, whether channels are last, leaks and thresholds, sizes, blocks.
 
-
-def _rows(
-    leak: Tensor, threshold: Tensor, currents: Tensor, last: bool, pool: bool
-) -> tuple[list[Tensor], tuple[int, int]]:
-    """Return leaks and thresholds one a neuron, or one each if that is all there is, and how many samples of how many neurons.
-
-    Where neurons are all alike, those of all samples are one: blocks are full however small a layer is.
+    Leaks and thresholds are one a neuron, or one each if that is all there is; then the neurons of all samples count as one
+    sample, unless they are pooled: blocks are full however small a layer is.
     """
-    batch, size = currents.shape[1], currents[0, 0].numel()
-    values = [one.detach().to(currents) for one in (leak, threshold)]
-    if all(one.numel() == 1 for one in values):
-        return [one.reshape(1) for one in values], (batch, size) if pool else (1, batch * size)
-    full = [one.expand(currents.shape[2:]) for one in values]
-    return [(one.movedim(0, -1) if last else one).contiguous() for one in full], (batch, size)
+    from stalwart.spiking import kernels
+
+    x, last = _packed(currents)
+    samples, size = currents.shape[1], currents[0, 0].numel()
+    image = (currents.shape[3], currents.shape[4], currents.shape[2]) if pool else (0, 0, 0)
+    rows = [one.detach().to(currents) for one in (leak, threshold)]
+    if all(one.numel() == 1 for one in rows):
+        rows = [one.reshape(1) for one in rows]
+        if not pool:
+            samples, size = 1, samples * size
+    else:
+        full = [one.expand(currents.shape[2:]) for one in rows]
+        rows = [(one.movedim(0, -1) if last else one).contiguous() for one in full]
+    sizes = (x.dtype == torch.float64, len(x), len(currents), samples * size, size, *image)
+    return x, last, rows, sizes, kernels.blocks(samples, size, image)
 
 
 def _slope_of(kind: int, a: float, b: float, z: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from stalwart.core.layers import WEIGHTED
 from stalwart.spiking.encoders import Direct, Gaussian, Quantised
-from stalwart.spiking.network import SpikingNetwork
+from stalwart.spiking.network import SpikingNetwork, spiking_networks
 from stalwart.spiking.neurons import neurons
 
-_SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 MAC_PICOJOULES, AC_PICOJOULES = 4.6, 0.9
 """Energy of a multiply-accumulate and of an accumulate, 32-bit floats in 45 nm (Horowitz, ISSCC 2014)."""
 
@@ -103,13 +103,12 @@ def monitor(model: nn.Module) -> Iterator[Watched]:
     found, inside, hooks = Watched(), set(), []
     for path, layer in neurons(model).items():
         hooks.append(layer.register_forward_hook(_counter(found, path)))
-    for network in model.modules():
-        if isinstance(network, SpikingNetwork):
-            sends = not isinstance(_coding(network), Direct | Gaussian)
-            analog = set() if sends else _before_neurons(network)
-            inside |= {layer for layer in network.modules() if isinstance(layer, _SYNAPSES) and layer not in analog}
+    for network in spiking_networks(model):
+        sends = not isinstance(_coding(network), Direct | Gaussian)
+        analog = set() if sends else _before_neurons(network)
+        inside |= {layer for layer in network.modules() if isinstance(layer, WEIGHTED) and layer not in analog}
     for path, module in model.named_modules():
-        if isinstance(module, _SYNAPSES):
+        if isinstance(module, WEIGHTED):
             hooks.append(module.register_forward_hook(_meter(found, path, module in inside)))
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -135,7 +134,7 @@ def _before_neurons(network: SpikingNetwork) -> set[nn.Module]:
     for layer in network.layers.modules():
         if layer in watched:
             break
-        if isinstance(layer, _SYNAPSES):
+        if isinstance(layer, WEIGHTED):
             found.add(layer)
     return found
 

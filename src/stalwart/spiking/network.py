@@ -108,6 +108,10 @@ class SharedDropout(nn.Module):
         return (in_time * mask).flatten(0, 1)
 
 
+Plan = list[tuple[nn.Module, bool]]
+"""Layers in order, each with whether the pooling behind it happens in its neurons."""
+
+
 class SpikingNetwork(nn.Module):
     """x -> mean over T of layers(encoder(x)): firing rates, where the last layer is one of neurons.
 
@@ -137,32 +141,25 @@ class SpikingNetwork(nn.Module):
             encoded = encoded[now.first : now.last]
         # One copy of what stays the same in every step; it is expanded where time begins.
         shown = encoded[:1] if len(encoded) > 1 and encoded.stride(0) == 0 else encoded
+        plan = _plan(self.layers)
         if now is not None:
-            total = now.steps * self._part(shown, now.steps) + now.before.get(self, 0)
+            total = now.steps * self._part(plan, shown, now.steps) + now.before.get(self, 0)
             now.after[self] = total.detach()
             return total / now.last
         whole = not _each_for_itself(self.layers)
         require(not (whole and self.recompute), "recompute needs layers that treat each sample for itself.")
-        if whole:
-            return self._part(shown, self.steps)
-        parts = shown.split(max(1, _FRAMES // self.steps), 1)
+        parts = (shown,) if whole else shown.split(max(1, _FRAMES // self.steps), 1)
         if self.recompute and torch.is_grad_enabled():
-            return torch.cat([checkpoint(self._part, part, self.steps, use_reentrant=False) for part in parts])
-        return (
-            torch.cat([self._part(part, self.steps) for part in parts])
-            if len(parts) > 1
-            else self._part(shown, self.steps)
-        )
+            found = [checkpoint(self._part, plan, part, self.steps, use_reentrant=False) for part in parts]
+        else:
+            found = [self._part(plan, part, self.steps) for part in parts]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _part(self, x: Tensor, steps: int) -> Tensor:
+    @staticmethod
+    def _part(plan: Plan, x: Tensor, steps: int) -> Tensor:
         """Map [T, B, ...], or [1, B, ...] that stays the same, to the mean of the last layer's output over time."""
-        layers = _in_order(self.layers)
-        for place, layer in enumerate(layers):
-            before = layers[place - 1] if place else None
-            if isinstance(before, InTime) and _fuses(before, layer):
-                continue
-            if isinstance(layer, InTime) and not _hooked(layer):
-                pool = place + 1 < len(layers) and _fuses(layer, layers[place + 1])
+        for layer, pool in plan:
+            if isinstance(layer, InTime) and not _watched(layer):
                 x = layer.in_time(x.expand(steps, *x.shape[1:]), pool)
                 continue
             if any(isinstance(inner, InTime | SharedDropout) for inner in layer.modules()):
@@ -185,6 +182,11 @@ class SpikingNetwork(nn.Module):
         return total / self.steps
 
 
+def spiking_networks(model: nn.Module) -> list[SpikingNetwork]:
+    """Return the spiking networks in a model, itself included."""
+    return [module for module in model.modules() if isinstance(module, SpikingNetwork)]
+
+
 def set_steps(model: nn.Module, steps: int) -> None:
     """Let every spiking network in a model, and its encoder, run for another number of time steps, in place.
 
@@ -193,7 +195,7 @@ def set_steps(model: nn.Module, steps: int) -> None:
         UsageError: no step.
     """
     require(steps >= 1, f"a spiking network needs at least 1 time step, got {steps}.")
-    networks = [module for module in model.modules() if isinstance(module, SpikingNetwork)]
+    networks = spiking_networks(model)
     if not networks:
         raise InputError("the model has no spiking network whose time steps could be changed.")
     for network in networks:
@@ -220,26 +222,40 @@ _SAMPLE_WISE = (
 
 def _each_for_itself(layers: nn.Module) -> bool:
     """Tell whether layers are known to treat each sample for itself, and nobody watches them."""
-    inner = list(layers.modules())
-    return not any(map(_hooked, inner)) and all(
+    return not _watched(layers) and all(
         isinstance(one, _SAMPLE_WISE) or (isinstance(one, nn.BatchNorm2d | nn.BatchNorm1d) and not one.training)
-        for one in inner
+        for one in layers.modules()
     )
 
 
-def _hooked(layer: nn.Module) -> bool:
-    return any(one._forward_hooks or one._forward_pre_hooks for one in layer.modules())
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _watched(layer: nn.Module) -> bool:
+    return any(map(_hooked, layer.modules()))
+
+
+def _plan(layers: nn.Module) -> Plan:
+    plan: Plan = []
+    for layer in _in_order(layers):
+        last, pools = plan[-1] if plan else (None, False)
+        if isinstance(last, InTime) and not pools and _fuses(last, layer):
+            plan[-1] = (last, True)
+        else:
+            plan.append((layer, False))
+    return plan
 
 
 def _in_order(layers: nn.Module) -> list[nn.Module]:
-    if isinstance(layers, nn.Sequential) and not (layers._forward_hooks or layers._forward_pre_hooks):
+    if isinstance(layers, nn.Sequential) and not _hooked(layers):
         return [one for layer in layers for one in _in_order(layer)]
     return [layers]
 
 
 def _fuses(neurons: InTime, layer: nn.Module) -> bool:
     """Tell whether a layer is 2 x 2 average pooling that neurons can do where they fire."""
-    if not isinstance(layer, nn.AvgPool2d) or _hooked(neurons) or _hooked(layer):
+    if not isinstance(layer, nn.AvgPool2d) or _watched(neurons) or _hooked(layer):
         return False
     if not isinstance(neurons.neuron, LIF) or current_period() is not None:
         return False

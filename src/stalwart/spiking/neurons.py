@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from stalwart.core.errors import InputError
 from stalwart.core.numbers import Number, require
 from stalwart.spiking.lif import lif
 from stalwart.spiking.modes import BACKWARDS
-from stalwart.spiking.reference import ORDERS, RESETS
+from stalwart.spiking.reference import ORDERS, RESETS, Dynamics, advance
 from stalwart.spiking.surrogates import Surrogate, find_surrogate
 
 _LEAST_THRESHOLD = 1e-3
@@ -122,13 +122,7 @@ class LIF(Neurons):
             given = torch.cat([membrane.unsqueeze(0), currents])
         spikes = self._spikes(given, leak, threshold)
         with torch.no_grad():
-            v = torch.zeros_like(given[0])
-            for current, s in zip(given, spikes, strict=True):
-                kept = torch.where(s > 0, 0.0, v) if self.reset == "hard" and not first else v
-                u = leak * kept + current
-                if self.reset == "soft":
-                    u = u - threshold * s
-                v = torch.where(s > 0, 0.0, u) if self.reset == "hard" and first else u
+            v = advance(given, leak, threshold, Dynamics(self.reset, self.order))[2]
         return spikes if membrane is None or first else spikes[1:], v
 
     def _numbers(self) -> tuple[Tensor, Tensor]:
@@ -191,10 +185,17 @@ def gradients(
         raise InputError(
             "the model has no spiking neurons whose gradient could be chosen; leave surrogate and backward out."
         )
-    before = [(layer.surrogate, layer.backward_mode) for layer in layers]
-    try:
+    with restored(layers):
         for layer in layers:
             layer.choose(found, backward)
+        yield
+
+
+@contextlib.contextmanager
+def restored(layers: Sequence[Neurons]) -> Iterator[None]:
+    """Put back how gradients pass the layers when the block ends."""
+    before = [(layer.surrogate, layer.backward_mode) for layer in layers]
+    try:
         yield
     finally:
         for layer, (own, mode) in zip(layers, before, strict=True):

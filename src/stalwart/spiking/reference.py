@@ -39,6 +39,12 @@ def run(x: Tensor, leak: Tensor, threshold: Tensor, how: Dynamics) -> tuple[Tens
         threshold: θ, broadcasts against [B, ...].
         how: reset and order.
     """
+    spikes, membranes, _ = advance(x, leak, threshold, how)
+    return spikes, membranes
+
+
+def advance(x: Tensor, leak: Tensor, threshold: Tensor, how: Dynamics) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what :func:`run` does and the membranes [B, ...] that are kept after the last step."""
     first = how.order == "integrate_first"
     v = torch.zeros_like(x[0])
     spikes, membranes = [], []
@@ -48,7 +54,7 @@ def run(x: Tensor, leak: Tensor, threshold: Tensor, how: Dynamics) -> tuple[Tens
         membranes.append(u)
         spikes.append(s)
         v = _reset(u, s, threshold, how.reset) if first else _fired(u, s, current, leak, threshold, how.reset)
-    return torch.stack(spikes), torch.stack(membranes)
+    return torch.stack(spikes), torch.stack(membranes), v
 
 
 def _reset(u: Tensor, s: Tensor, threshold: Tensor, reset: str) -> Tensor:

@@ -19,9 +19,9 @@ from stalwart.core.registry import build
 
 @dataclasses.dataclass(frozen=True)
 class Surrogate(abc.ABC):
-    """Base record. ``code`` and :meth:`numbers` are what the compiled loops know it by."""
+    """Base record. ``code`` and :meth:`numbers` are what the compiled loops know it by, -1 where they do not."""
 
-    code: ClassVar[int]
+    code: ClassVar[int] = -1
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -32,9 +32,9 @@ class Surrogate(abc.ABC):
     def slope(self, z: Tensor) -> Tensor:
         """Return σ'(z), shaped like z."""
 
-    @abc.abstractmethod
     def numbers(self) -> tuple[float, float]:
         """Return what the compiled loops need to know."""
+        raise NotImplementedError(f"compiled loops do not know the surrogate {type(self).__name__}")
 
 
 @dataclasses.dataclass(frozen=True)
