@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 import stalwart as sw
+from spiking import PGD, trained
 from stalwart.cli.memory import keep_memory
-from stalwart.recipes import load_recipe, runs
-from stalwart.spiking import neurons, set_steps
+from stalwart.spiking import monitor, neurons, set_steps
 
 SWEEPS: dict[str, tuple[float, ...]] = {
     "steps": (2, 4, 8, 16),
@@ -27,17 +27,6 @@ SWEEPS: dict[str, tuple[float, ...]] = {
     "threshold": (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25),
 }
 USUAL = {"steps": 4, "leak": 0.9, "threshold": 1.0}
-PGD = {"steps": 10, "relative_step": 0.25}
-
-
-def trained(out: Path, name: str, overrides: tuple[str, ...]) -> tuple[nn.Module, Tensor, Tensor]:
-    """Train a model or read it, and return it with the test images and labels."""
-    folder, source = out / name, runs.Source()
-    if not (folder / "model.safetensors").exists():
-        recipe = load_recipe("fashion-mnist-spiking", [*overrides, f"name={name}"])
-        runs.train(recipe, folder, source, resume=(folder / "recipe.yaml").exists(), device="cpu")
-    _, model, data = runs.load_run(folder, source)
-    return model, *data.test.take(2000).batch(slice(None))
 
 
 def change(model: nn.Module, what: str, value: float) -> None:
@@ -51,15 +40,8 @@ def change(model: nn.Module, what: str, value: float) -> None:
 
 def measure(model: nn.Module, x: Tensor, y: Tensor, samples: int) -> dict[str, float]:
     """Return clean accuracy on all samples, the firing rate of each layer, and accuracy under attacks on the first samples."""
-    rates: list[float] = []
-    hooks = [
-        layer.register_forward_hook(lambda module, inputs, out: rates.append(float(out.mean())))
-        for layer in neurons(model).values()
-    ]
-    with torch.no_grad():
+    with torch.no_grad(), monitor(model) as seen:
         model(x[:500])
-    for hook in hooks:
-        hook.remove()
     with torch.no_grad():
         right = model(x).argmax(1) == y
     part, within = slice(0, samples), sw.Linf("8/255")
@@ -71,7 +53,7 @@ def measure(model: nn.Module, x: Tensor, y: Tensor, samples: int) -> dict[str, f
         "clean": 100 * float(right.float().mean()),
         "clean, attacked samples": 100 * float(right[part].float().mean()),
         **{name: 100 * float((~one.success).float().mean()) for name, one in found.items()},
-        **{f"rate {k + 1}": rate for k, rate in enumerate(rates)},
+        **{f"rate {k}": layer.rate for k, layer in enumerate(seen.layers.values(), 1)},
     }
 
 

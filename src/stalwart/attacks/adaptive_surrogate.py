@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stalwart.attacks.ascent import TRUSTED_DRAWS
 from stalwart.attacks.base import Attack, Count
 from stalwart.attacks.losses import Goal, LossName
 from stalwart.attacks.oracle import Oracle
@@ -17,6 +18,7 @@ from stalwart.core.random import generator
 from stalwart.sets import Linf, ThreatSet
 from stalwart.sets.base import expand
 from stalwart.spiking import LIF, Surrogate, neurons
+from stalwart.spiking.neurons import restored
 
 
 class AdaptiveAtan(Surrogate):
@@ -30,8 +32,6 @@ class AdaptiveAtan(Surrogate):
 
     Source: arXiv 2512.22522, adaptive sharpness surrogate gradient, code.
     """
-
-    code = -1
 
     def __init__(self, mass: float) -> None:
         self.height = 2 / math.pi * math.tan(math.pi * mass)
@@ -50,10 +50,6 @@ class AdaptiveAtan(Surrogate):
             self.learns = False
         alpha = self.height / (self.mean + 1.5 * self.deviation + 1e-4)
         return (alpha / 2) / (1 + (math.pi / 2 * alpha * z).square())
-
-    def numbers(self) -> tuple[float, float]:
-        """Refuse: the compiled loops know no sharpness of each neuron."""
-        raise NotImplementedError("the adaptive surrogate is taken by the plain backward pass only")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +86,7 @@ class AdaptiveSurrogateAttack(Attack):
 
     def fits(self, model: nn.Module, within: ThreatSet) -> bool:
         """Tell whether all neurons are LIF neurons and the threat set is a linf ball."""
-        layers = list(neurons(model).values())
-        return isinstance(within, Linf) and bool(layers) and all(isinstance(layer, LIF) for layer in layers)
+        return isinstance(within, Linf) and bool(_lif_layers(model))
 
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Keep each sample's iterate of highest loss, or on a deterministic network the first that is misclassified."""
@@ -102,17 +97,22 @@ class AdaptiveSurrogateAttack(Attack):
         found, best = z.clone(), torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         first, second = torch.zeros_like(x), torch.zeros_like(x)
-        radius = expand(within.radius, x)
+        radius = torch.as_tensor(expand(within.radius, x), dtype=x.dtype, device=x.device)
         halvings = _halvings(self.steps)
+        keep_best = not oracle.randomised or oracle.eot >= TRUSTED_DRAWS
+
+        def keep(value: Tensor, logits: Tensor) -> None:
+            wrong = goal.broken(logits) if oracle.decisive else torch.zeros_like(broken)
+            better = ((value > best) | wrong) & ~broken
+            found[better], best[better] = z[better], value[better]
+            broken.logical_or_(wrong)
+
         with _adapted(oracle.model, self.mass) as surrogates:
             for k in range(self.steps):
                 for one in surrogates:
                     one.learns = True
                 value, logits, gradient = oracle.gradient(z, goal, index)
-                wrong = goal.broken(logits) if oracle.decisive else torch.zeros_like(broken)
-                better = ((value > best) | wrong) & ~broken
-                found[better], best[better] = z[better], value[better]
-                broken |= wrong
+                keep(value, logits)
                 if broken.all():
                     return found
                 flat = gradient.flatten(1)
@@ -122,14 +122,12 @@ class AdaptiveSurrogateAttack(Attack):
                 second = 0.8 * second + gradient.square() / power
                 eta = radius * 0.5 ** sum(k >= one for one in halvings)
                 step = eta * first / second.sqrt().clamp_min(1e-12)
-                step = torch.maximum(torch.minimum(step, torch.as_tensor(eta)), -torch.as_tensor(eta))
-                z = within.project(x, z + step)
+                z = within.project(x, z + step.clamp(-eta, eta))
+            if not keep_best:
+                return z
             last = oracle.logits(z, index, oracle.eot)
-            value = oracle.averaged(last, goal)
-            wrong = goal.broken(last[-1]) if oracle.decisive else torch.zeros_like(broken)
-        keep = ((value > best) | wrong) & ~broken
-        found[keep] = z[keep]
-        return z if oracle.randomised and oracle.eot < 10 else found
+        keep(oracle.averaged(last, goal), last[-1])
+        return found
 
 
 def _halvings(steps: int) -> list[int]:
@@ -145,19 +143,24 @@ def _halvings(steps: int) -> list[int]:
 @contextlib.contextmanager
 def _adapted(model: nn.Module, mass: float) -> Iterator[list[AdaptiveAtan]]:
     """Let every layer of neurons take a surrogate of its own inside the block."""
-    layers = list(neurons(model).values())
-    if not layers or not all(isinstance(layer, LIF) for layer in layers):
+    layers = _lif_layers(model)
+    if not layers:
         raise InputError("the adaptive surrogate needs a spiking network of LIF neurons; attack this model by pgd.")
-    before = [(layer.surrogate, layer.backward_mode) for layer in layers]
     surrogates = [AdaptiveAtan(mass) for _ in layers]
     # A watched network passes as a whole; in parts, M and D of one part would meet those of another.
     hooks = [layer.register_forward_hook(lambda module, inputs, out: None) for layer in layers]
     try:
-        for layer, surrogate in zip(layers, surrogates, strict=True):
-            layer.surrogate, layer.backward_mode = surrogate, "bptt"
-        yield surrogates
+        with restored(layers):
+            for layer, surrogate in zip(layers, surrogates, strict=True):
+                layer.choose(surrogate, "bptt")
+            yield surrogates
     finally:
         for hook in hooks:
             hook.remove()
-        for layer, (own, mode) in zip(layers, before, strict=True):
-            layer.surrogate, layer.backward_mode = own, mode
+
+
+def _lif_layers(model: nn.Module) -> list[LIF]:
+    """Return the model's layers of neurons; none if not all are LIF neurons."""
+    layers = neurons(model).values()
+    found = [layer for layer in layers if isinstance(layer, LIF)]
+    return found if len(found) == len(layers) else []

@@ -8,7 +8,8 @@ from stalwart.attacks.oracle import Oracle
 from stalwart.sets import ThreatSet
 from stalwart.sets.base import expand
 
-_TRUSTED_DRAWS = 10
+TRUSTED_DRAWS = 10
+"""Draws behind a loss from which the best iterate of a randomised model is known."""
 
 
 def ascend(
@@ -37,7 +38,7 @@ def ascend(
     found, broken = z.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     best = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
     index = torch.arange(len(x), device=x.device)
-    keep_best = not oracle.randomised or oracle.eot >= _TRUSTED_DRAWS
+    keep_best = not oracle.randomised or oracle.eot >= TRUSTED_DRAWS
     width = torch.as_tensor(step, dtype=x.dtype, device=x.device).expand(len(x))
     for k in range(steps + 1):
         last = k == steps

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stalwart.attacks.base import JUDGE_DRAWS, Attack
 from stalwart.attacks.losses import margin
@@ -28,6 +28,16 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "cba": {"backward": "cba"},
 }
 """The nineteen gradients of Özdenizci and Legenstein, TMLR 2024 (arXiv 2311.09266), section 4."""
+
+
+def members_of(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the members whose mode all of the model's neurons have."""
+    kinds = [layer.modes for layer in neurons(model).values()]
+    return {
+        name: member
+        for name, member in MEMBERS.items()
+        if all(member.get("backward", "bptt") in modes for modes in kinds)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +73,7 @@ class SurrogateEnsemble(Attack):
         inner, found, alive = self._inner(), x.clone(), torch.arange(len(x), device=x.device)
         least = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         draws = JUDGE_DRAWS if oracle.randomised else 1
-        kinds = [set(layer.modes) for layer in neurons(oracle.model).values()]
-        for name, member in MEMBERS.items():
-            if not all(member.get("backward", "bptt") in modes for modes in kinds):
-                continue
+        for name, member in members_of(oracle.model).items():
             with gradients(oracle.model, **member):
                 view = Oracle(oracle.model, x[alive], inner.eot, inner.average)
                 z = inner.run(view, x[alive], y[alive], within.select(alive), derive(seed, name))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.attacks.guard import undisturbed
-from stalwart.certify.smoothing import ABSTAIN, SmoothResult, lower_bound
+from stalwart.certify.smoothing import Certificate, SmoothResult, lower_bound, tally, two_stage
 from stalwart.core.checks import check_images, check_logits
 from stalwart.core.errors import InputError
 from stalwart.core.noise import for_each_sample, noise, noise_layers
@@ -70,41 +70,28 @@ class RateSmoothing:
             InputError: another source of randomness, none, or inputs and logits that are not what they must be.
         """
         check_images(x)
-        found = []
         with undisturbed(model, seed), torch.no_grad():
             encoder = _encoder(model, x[:2])
             unit = encoder.steps * encoder.rate * (2.0 if encoder.signed else 1.0)
-            for number, row in enumerate(x):
-                guess = int(self._votes(model, row, self.n0, derive(seed, "select", number)).argmax())
-                votes = int(self._votes(model, row, self.n, derive(seed, "estimate", number))[guess])
-                p = lower_bound(votes, self.n, self.alpha)
-                proved = p > 0.5
-                found.append((guess if proved else ABSTAIN, (p - 0.5) / unit if proved else 0.0, guess, votes, p))
-        prediction, radius, guess_, votes_, p_lower = zip(*found, strict=True)
-        wide = torch.float64
-        return SmoothResult(
-            torch.tensor(prediction),
-            torch.tensor(radius, dtype=wide),
-            torch.tensor(guess_),
-            torch.tensor(votes_),
-            torch.tensor(p_lower, dtype=wide),
-        )
+
+            def certify_one(row: Tensor, number: int) -> Certificate:
+                def votes(count: int, what: str) -> Tensor:
+                    return self._votes(model, row, count, derive(seed, what, number))
+
+                return two_stage(votes, self.n0, self.n, self.alpha, lambda p: (p - 0.5) / unit)
+
+            return SmoothResult.of([certify_one(row, number) for number, row in enumerate(x)])
 
     def _votes(self, model: nn.Module, x: Tensor, count: int, seed: int) -> Tensor:
-        """Return the votes [K] of ``count`` draws; a draw votes only if one logit is strictly the largest."""
-        votes: Tensor | None = None
+        """Return the votes [K] of ``count`` draws."""
+        found = []
         with noise(model, seed=seed):
             for start in range(0, count, self.batch):
                 copies = x.expand(min(self.batch, count - start), *x.shape)
                 logits = model(copies)
                 check_logits(logits, len(copies))
-                top, order = logits.topk(2, 1)
-                classes = logits.shape[1]
-                choice = torch.where(top[:, 0] > top[:, 1], order[:, 0], classes)
-                new = torch.bincount(choice, minlength=classes + 1)
-                votes = new if votes is None else votes + new
-        assert votes is not None
-        return votes[:-1]
+                found.append(tally(logits))
+        return torch.stack(found).sum(0)
 
 
 def _encoder(model: nn.Module, x: Tensor) -> Poisson:

@@ -45,6 +45,16 @@ _BLOCK = 64
 """Noise is drawn this many inputs at a time, each block from its own generator, so that no batch size changes it."""
 
 
+class Certificate(NamedTuple):
+    """What :class:`SmoothResult` holds, for one input."""
+
+    prediction: int
+    radius: float
+    guess: int
+    votes: int
+    p_lower: float
+
+
 @dataclass(frozen=True, eq=False)
 class SmoothResult:
     """Certificates for a batch; all tensors are on the CPU.
@@ -63,15 +73,18 @@ class SmoothResult:
     votes: Tensor
     p_lower: Tensor
 
-
-class Certificate(NamedTuple):
-    """What :class:`SmoothResult` holds, for one input."""
-
-    prediction: int
-    radius: float
-    guess: int
-    votes: int
-    p_lower: float
+    @classmethod
+    def of(cls, certificates: Sequence[Certificate]) -> "SmoothResult":
+        """Stack the certificates of a batch."""
+        prediction, radius, guess, votes, p_lower = zip(*certificates, strict=True)
+        wide = torch.float64
+        return cls(
+            torch.tensor(prediction),
+            torch.tensor(radius, dtype=wide),
+            torch.tensor(guess),
+            torch.tensor(votes),
+            torch.tensor(p_lower, dtype=wide),
+        )
 
 
 @dataclass(frozen=True)
@@ -140,15 +153,7 @@ class Smoothing:
         """
         numbers = _numbers(x, index)
         with self.certifier(model, x, seed) as certify_one:
-            found = [certify_one(row, number) for row, number in zip(x, numbers, strict=True)]
-        prediction, radius, guess, votes, p_lower = zip(*found, strict=True)
-        return SmoothResult(
-            torch.tensor(prediction),
-            torch.tensor(radius, dtype=torch.float64),
-            torch.tensor(guess),
-            torch.tensor(votes),
-            torch.tensor(p_lower, dtype=torch.float64),
-        )
+            return SmoothResult.of([certify_one(row, number) for row, number in zip(x, numbers, strict=True)])
 
     @contextlib.contextmanager
     def certifier(self, model: nn.Module, x: Tensor, seed: int = 0) -> Iterator[Callable[[Tensor, int], Certificate]]:
@@ -159,12 +164,10 @@ class Smoothing:
         with _Voters.of(model, x, self.sigma, self.batch, seed) as voters:
 
             def certify_one(row: Tensor, number: int) -> Certificate:
-                guess = int(voters.votes(row, self.n0, derive(seed, "select", number)).argmax())
-                votes = int(voters.votes(row, self.n, derive(seed, "estimate", number))[guess])
-                p = lower_bound(votes, self.n, self.alpha)
-                if p <= 0.5:
-                    return Certificate(ABSTAIN, 0.0, guess, votes, p)
-                return Certificate(guess, self.sigma * float(ndtri(p)), guess, votes, p)
+                def votes(count: int, what: str) -> Tensor:
+                    return voters.votes(row, count, derive(seed, what, number))
+
+                return two_stage(votes, self.n0, self.n, self.alpha, lambda p: self.sigma * float(ndtri(p)))
 
             yield certify_one
 
@@ -203,6 +206,33 @@ class Smoothing:
         return torch.tensor(found)
 
 
+def two_stage(
+    votes: Callable[[int, str], Tensor], n0: int, n: int, alpha: float, radius: Callable[[float], float]
+) -> Certificate:
+    """Choose a class by n0 draws, bound its probability by n others, and certify it if that exceeds 1/2.
+
+    Args:
+        votes: (draws, "select" or "estimate") -> votes [K].
+        n0, n, alpha: as for :class:`Smoothing`.
+        radius: what a probability above 1/2 certifies.
+    """
+    guess = int(votes(n0, "select").argmax())
+    won = int(votes(n, "estimate")[guess])
+    p = lower_bound(won, n, alpha)
+    if p <= 0.5:
+        return Certificate(ABSTAIN, 0.0, guess, won, p)
+    return Certificate(guess, radius(p), guess, won, p)
+
+
+def tally(logits: Tensor) -> Tensor:
+    """Return the votes [K] of logits [B, K]: for a class whose logit is strictly the largest, so that ties vote for none."""
+    top, order = logits.topk(2, 1)
+    classes = logits.shape[1]
+    # One more class holds what votes for none.
+    choice = torch.where(top[:, 0] > top[:, 1], order[:, 0], classes)
+    return torch.bincount(choice, minlength=classes + 1)[:classes]
+
+
 def lower_bound(votes: int, n: int, alpha: float) -> float:
     """Return the one-sided Clopper-Pearson bound: P(votes or more of n) is alpha at this probability, 0 for no votes.
 
@@ -225,7 +255,6 @@ class _Voters:
     batch: int
     classes: int
     channels_last: bool
-    random: bool
 
     @classmethod
     @contextlib.contextmanager
@@ -246,17 +275,17 @@ class _Voters:
                     "stalwart.stochastic.noise(model, ...)."
                 )
             size = fitting_batch(model, probe) if batch is None else batch
-            yield cls(model, sigma, size, logits.shape[1], not random and prefers_channels_last(model, probe), random)
+            yield cls(model, sigma, size, logits.shape[1], not random and prefers_channels_last(model, probe))
 
     def votes(self, x: Tensor, count: int, seed: int) -> Tensor:
         """Return the votes [K] that ``count`` noisy copies of one input x [...] give to each class."""
-        with noise(self.model, seed=derive(seed, "model")) if self.random else contextlib.nullcontext():
+        with noise(self.model, seed=derive(seed, "model")):
             return self._votes(x, count, seed)
 
     def _votes(self, x: Tensor, count: int, seed: int) -> Tensor:
         rows = max(self.batch // _BLOCK, 1) * _BLOCK
         buffer = x.new_empty((rows, *x.shape))
-        votes = torch.zeros(self.classes + 1, dtype=torch.long, device=x.device)
+        votes = torch.zeros(self.classes, dtype=torch.long, device=x.device)
         for start in range(0, count, rows):
             used = min(rows, count - start)
             for first in range(0, used, _BLOCK):
@@ -264,11 +293,8 @@ class _Voters:
                 buffer[first : first + _BLOCK].normal_(0.0, self.sigma, generator=source)
             for part in buffer[:used].add_(x).split(self.batch):
                 logits = self.model(channels_last(part) if self.channels_last else part)
-                top, order = logits.topk(2, 1)
-                # One more class holds what votes for none.
-                choice = torch.where(top[:, 0] > top[:, 1], order[:, 0], self.classes)
-                votes += torch.bincount(choice, minlength=self.classes + 1)
-        return votes[:-1]
+                votes += tally(logits)
+        return votes
 
 
 def _numbers(x: Tensor, index: Sequence[int] | None) -> Sequence[int]:

@@ -54,7 +54,7 @@ class Npz:
         path = self.path
         if data_dir is not None and not path.exists() and (data_dir / path).exists():
             path = data_dir / path
-        arrays = _read(path)
+        arrays = read_arrays(path, ("x_train", "y_train", "x_test", "y_test", "classes"))
         train = self._split(arrays, "train", path)
         test = self._split(arrays, "test", path) if "x_test" in arrays or "y_test" in arrays else float(self.test)
         names = _classes(arrays, train, path)
@@ -71,14 +71,18 @@ class Npz:
         return Split(x, y)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Return those of the ``wanted`` arrays that an ``.npz`` file holds.
+
+    Raises:
+        FileError: the file is missing or damaged, or holds pickled objects, which are never read.
+    """
     try:
         # Opened here, so that it is closed also where numpy fails half-way.
         with path.open("rb") as stream:
             content = np.load(stream, allow_pickle=False)
             if isinstance(content, np.ndarray):
-                raise FileError(f"{path} holds one array without a name; save it with numpy.savez(x_train=...).")
-            wanted = {"x_train", "y_train", "x_test", "y_test", "classes"}
+                raise FileError(f"{path} holds one array without a name; save it with numpy.savez({wanted[0]}=...).")
             return {key: content[key] for key in content.files if key in wanted}
     except FileError:
         raise

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from stalwart.core.errors import FileError
 from stalwart.core.numbers import Number
+from stalwart.data.arrays import read_arrays
 from stalwart.data.digits import Digits
 from stalwart.data.events import EventStream, frames, read_events, record
+from stalwart.data.events.frames import check_framing
 from stalwart.data.locate import places
 from stalwart.data.splits import Data, Split, assemble, require_fraction
 
@@ -56,8 +58,7 @@ class Framing:
 
     def __post_init__(self) -> None:
         require_fraction(self.validation, "validation")
-        empty, side = np.zeros(0, np.int64), max(1, self.shrink)
-        self._frames(EventStream(empty, empty, empty, empty, side, side))
+        check_framing(self.steps, self.by, self.limit, self.shrink)
 
     def _frames(self, stream: EventStream) -> Tensor:
         return frames(stream, self.steps, self.by, self.limit, self.shrink)
@@ -119,7 +120,11 @@ class NMnist(Framing):
             raise FileError(f"{folder} has no recordings 0/*.bin to 9/*.bin; unpack N-MNIST's archive there again.")
 
     def _packed(self, path: Path, seed: int) -> Data:
-        arrays = _read_npz(path, ("x", "y", "p", "dt", "offset", "label", "is_test"))
+        names = ("x", "y", "p", "dt", "offset", "label", "is_test")
+        arrays = read_arrays(path, names)
+        missing = [name for name in names if name not in arrays]
+        if missing:
+            raise FileError(f"{path} lacks the array '{missing[0]}'; it needs {', '.join(names)}.")
         offset, label, is_test = arrays["offset"].astype(np.int64), arrays["label"], arrays["is_test"].astype(bool)
         count = len(arrays["x"])
         whole = len(offset) == len(label) + 1 == len(is_test) + 1 and len(label) > 0
@@ -181,19 +186,6 @@ class DvsGesture(Framing):
                 if not 0 <= label < len(_GESTURES):
                     raise FileError(f"{table} names a class {label + 1}, but there are 1 to {len(_GESTURES)}.")
                 yield stream.between(start, end), label
-
-
-def _read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            missing = [name for name in names if name not in content.files]
-            if missing:
-                raise FileError(f"{path} lacks the array '{missing[0]}'; it needs {', '.join(names)}.")
-            return {name: content[name] for name in names}
-    except FileError:
-        raise
-    except Exception as problem:  # a damaged archive provokes errors of many types in zipfile, zlib and numpy
-        raise FileError(f"cannot read {path} as .npz: {problem}. It is missing or damaged.") from problem
 
 
 def _nowhere(name: str, what: str, looked: list[Path]) -> FileError:

@@ -45,9 +45,7 @@ class Source:
         Raises:
             FileError: the files are nowhere and cannot be had; the message says where they were looked for.
         """
-        roots = [] if data_dir is None else [data_dir]
-        if os.environ.get(DATA_VARIABLE):
-            roots.append(Path(os.environ[DATA_VARIABLE]))
+        roots = _roots(data_dir)
         folders = [*self._below(roots), *self.system, _cache() / self.name]
         for folder in folders:
             for layout in self.layouts:
@@ -94,10 +92,18 @@ class Source:
 
 def places(data_dir: Path | None, name: str, folders: tuple[str, ...]) -> list[Path]:
     """Return where a dataset may lie that is not downloaded: below ``data_dir``, ``$STALWART_DATA`` and the cache."""
+    return [
+        *(place for root in _roots(data_dir) for place in (*(root / one for one in folders), root)),
+        _cache() / name,
+    ]
+
+
+def _roots(data_dir: Path | None) -> list[Path]:
+    """Return the user's data folders: the given one, then that of the environment."""
     roots = [] if data_dir is None else [data_dir]
     if os.environ.get(DATA_VARIABLE):
         roots.append(Path(os.environ[DATA_VARIABLE]))
-    return [*(place for root in roots for place in (*(root / one for one in folders), root)), _cache() / name]
+    return roots
 
 
 def _cache() -> Path:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.attacks.guard import undisturbed
-from stalwart.attacks.surrogate_ensemble import MEMBERS
+from stalwart.attacks.surrogate_ensemble import members_of
 from stalwart.attacks.table import ATTACKS
 from stalwart.core.noise import is_random
 from stalwart.core.registry import build
@@ -158,13 +158,10 @@ def watch_spikes(
 
 
 def _gradients(model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> list[GradientRow]:
-    modes = [set(layer.modes) for layer in neurons(model).values()]
     eot = 10 if is_random(model) else 1
     rows = []
     own: dict[str, dict[str, Any]] = {"own": {}}
-    for gradient, member in (own | MEMBERS).items():
-        if not all(member.get("backward", "bptt") in known for known in modes):
-            continue
+    for gradient, member in (own | members_of(model)).items():
         left = []
         for name, options in _ATTACKS.values():
             attack = build("attack", ATTACKS, name, {**options, **member, "eot": eot})

@@ -29,9 +29,7 @@ def frames(
         UsageError: a number below 1, or an unknown ``by``.
         InputError: a sensor smaller than ``shrink``.
     """
-    for name, value in (("steps", steps), ("limit", limit), ("shrink", shrink)):
-        require(isinstance(value, int) and value >= 1, f"{name} must be a whole number of at least 1, got {value!r}.")
-    require(by in ("time", "count"), f"frames are cut by 'time' or 'count', got '{by}'.")
+    check_framing(steps, by, limit, shrink)
     height, width = stream.height // shrink, stream.width // shrink
     if not height or not width:
         raise InputError(f"{stream.what}: {stream.height} x {stream.width} pixels cannot be divided by {shrink}.")
@@ -46,3 +44,14 @@ def frames(
     counts = np.bincount(place[inside], minlength=steps * 2 * height * width)
     levels = np.rint(np.minimum(counts, limit) * (255 / limit)).astype(np.uint8)
     return torch.from_numpy(levels.reshape(steps, 2, height, width))
+
+
+def check_framing(steps: int, by: str, limit: int, shrink: int) -> None:
+    """Refuse options that :func:`frames` cannot have.
+
+    Raises:
+        UsageError: a number below 1, or an unknown ``by``.
+    """
+    for name, value in (("steps", steps), ("limit", limit), ("shrink", shrink)):
+        require(isinstance(value, int) and value >= 1, f"{name} must be a whole number of at least 1, got {value!r}.")
+    require(by in ("time", "count"), f"frames are cut by 'time' or 'count', got '{by}'.")
