@@ -4,6 +4,7 @@ from stalwart import spiking, stochastic
 from stalwart.attacks import attack
 from stalwart.bounds import bound, margin_bound
 from stalwart.certify.verify import Verdict, verify
+from stalwart.convert import convert
 from stalwart.core.errors import StalwartError
 from stalwart.report import Report, evaluate
 from stalwart.sets import L0, L1, L2, Box, Events, Linf
@@ -22,6 +23,7 @@ __all__ = [
     "__version__",
     "attack",
     "bound",
+    "convert",
     "evaluate",
     "margin_bound",
     "spiking",

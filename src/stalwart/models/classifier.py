@@ -1,6 +1,8 @@
 """The shape of every model: normalise, backbone, head."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -27,6 +29,8 @@ class Normalise(nn.Module):
 
     mean: Tensor
     std: Tensor
+    affine_map: ClassVar[bool] = True
+    """For converters: the layer's output is an affine function of its input."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -46,7 +50,7 @@ class Normalise(nn.Module):
         return f"channels={len(self.mean)}"
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Sequential):
     """A network x -> head(backbone(normalise(x))) from inputs [B, C, ...] in data units to logits [B, K].
 
     Args:
@@ -55,11 +59,14 @@ class Classifier(nn.Module):
         head: [B, D] -> [B, K]; a noisy head may offer ``draw(features, draws) -> [draws, B, K]``.
     """
 
+    normalise: nn.Module
+    backbone: nn.Module
+    head: nn.Module
+    is_stack: ClassVar[bool] = True
+    """For converters: the forward pass is that of its three parts in a row."""
+
     def __init__(self, normalise: nn.Module, backbone: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.normalise = normalise
-        self.backbone = backbone
-        self.head = head
+        super().__init__(OrderedDict(normalise=normalise, backbone=backbone, head=head))
 
     def features(self, x: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch width"]:
         """Return the penultimate features [B, D] of inputs [B, C, ...]."""

@@ -14,6 +14,7 @@ MODELS: dict[str, str] = {
     "small-mnist": "stalwart.models.dm:SmallMnist",
     "vgg5": "stalwart.models.vgg:VGG5",
     "vgg11": "stalwart.models.vgg:VGG11",
+    "vgg-small": "stalwart.models.vgg:SmallVGG",
     "resnet18": "stalwart.models.resnet:ResNet18",
     "resnet20": "stalwart.models.resnet:ResNet20",
     "wrn-16-4": "stalwart.models.wrn:WRN16x4",

@@ -81,3 +81,31 @@ class VGG11(_VGG):
             stack.dense(4096, bias=False)
             stack.dropout(self.dropout)
         return stack.done()
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallVGG:
+    """3x3 convolutions 8-A-16-A (A: 2x2 average pooling) with batch norm and a linear layer of 64, ReLU after all three.
+
+    Args:
+        width: channels of the first convolution; the second has twice as many.
+        hidden: width of the linear layer.
+
+    Raises:
+        UsageError: a width below 1.
+    """
+
+    width: int = 8
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        require(self.width >= 1, f"width must be at least 1, got {self.width}.")
+
+    def build(self, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+        """Return the backbone [B, C, H, W] -> [B, hidden] and hidden; UsageError for images below 4x4."""
+        stack = Stack("vgg-small", shape)
+        for width in (self.width, 2 * self.width):
+            stack.conv(width, 3, padding=1, bias=False, norm=True)
+            stack.pool(nn.AvgPool2d)
+        stack.dense(self.hidden)
+        return stack.done()

@@ -8,7 +8,9 @@ from stalwart.spiking.lif import lif
 from stalwart.spiking.monitor import monitor
 from stalwart.spiking.network import InTime, SharedDropout, SpikingNetwork, set_steps, spiking_networks, with_neurons
 from stalwart.spiking.neurons import LIF, Neurons, gradients, neurons
+from stalwart.spiking.offset import OffsetIF
 from stalwart.spiking.period import period
+from stalwart.spiking.qcfs import QCFS
 from stalwart.spiking.rate import RateNeuron, rate_map
 from stalwart.spiking.readout import Readout
 from stalwart.spiking.recurrent import AdaptiveLIF, RecurrentLIF, rate_penalty
@@ -20,6 +22,7 @@ __all__ = [
     "ENCODERS",
     "LIF",
     "NEURONS",
+    "QCFS",
     "SURROGATES",
     "AdaptiveLIF",
     "Direct",
@@ -30,6 +33,7 @@ __all__ = [
     "InTime",
     "Latency",
     "Neurons",
+    "OffsetIF",
     "Poisson",
     "Quantised",
     "RateNeuron",

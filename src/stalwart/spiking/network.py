@@ -17,7 +17,7 @@ from stalwart.core.modes import is_stepwise
 from stalwart.core.numbers import require
 from stalwart.spiking.neurons import LIF, Neurons
 from stalwart.spiking.period import current_period
-from stalwart.spiking.step import fire, keep
+from stalwart.spiking.qcfs import QCFS
 
 _MEMBRANES: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("membranes", default=None)
 """What each neuron layer kept from the step before, while a network runs step by step."""
@@ -63,21 +63,7 @@ class InTime(nn.Module):
         neuron, before = self.neuron, membranes.get(self)
         if not isinstance(neuron, LIF):
             raise InputError(f"bounds know the steps of LIF neurons only, not of {type(neuron).__name__}.")
-        leak, threshold = neuron.leak, neuron.threshold
-        if neuron.order == "integrate_first":
-            u = current if before is None else leak * before + current
-            membranes[self] = u if neuron.reset == "none" else keep(u, threshold, neuron.reset == "hard", False)
-            return fire(u, threshold, False)
-        # The membrane of the step before decides; nothing has been integrated at the first step.
-        if before is None:
-            membranes[self] = current
-            return current * 0
-        spikes = fire(before, threshold, True)
-        if neuron.reset == "hard":
-            membranes[self] = leak * keep(before, threshold, True, True) + current
-        else:
-            lost = threshold * spikes if neuron.reset == "soft" else 0.0
-            membranes[self] = leak * before + current - lost
+        spikes, membranes[self] = neuron.one_step(current, before)
         return spikes
 
 
@@ -123,12 +109,16 @@ class SpikingNetwork(nn.Module):
         steps: T, at least 1.
         recompute: whether the backward pass computes the activations of each part anew instead of keeping all of them: a
             fraction of the memory for one more forward pass. Only where layers treat each sample for itself.
+        wait: how many steps pass before those that the mean is of, fewer than T.
     """
 
-    def __init__(self, encoder: nn.Module, layers: nn.Module, steps: int, recompute: bool = False) -> None:
+    def __init__(
+        self, encoder: nn.Module, layers: nn.Module, steps: int, recompute: bool = False, wait: int = 0
+    ) -> None:
         super().__init__()
         require(steps >= 1, f"a spiking network needs at least 1 time step, got {steps}.")
-        self.encoder, self.layers, self.steps, self.recompute = encoder, layers, steps, recompute
+        require(0 <= wait < steps, f"a network of {steps} steps can wait for fewer of them, not for {wait}.")
+        self.encoder, self.layers, self.steps, self.recompute, self.wait = encoder, layers, steps, recompute, wait
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs [B, ...] to the mean over time of the last layer's output [B, ...]."""
@@ -138,25 +128,26 @@ class SpikingNetwork(nn.Module):
         now = current_period()
         if now is not None:
             require(now.last <= self.steps, f"the network has {self.steps} steps, not {now.last}.")
+            require(self.wait == 0, "a network that waits for its first steps cannot run a period of them.")
             encoded = encoded[now.first : now.last]
         # One copy of what stays the same in every step; it is expanded where time begins.
         shown = encoded[:1] if len(encoded) > 1 and encoded.stride(0) == 0 else encoded
         plan = _plan(self.layers)
         if now is not None:
-            total = now.steps * self._part(plan, shown, now.steps) + now.before.get(self, 0)
+            total = now.steps * self._part(plan, shown, now.steps, 0) + now.before.get(self, 0)
             now.after[self] = total.detach()
             return total / now.last
         whole = not _each_for_itself(self.layers)
         require(not (whole and self.recompute), "recompute needs layers that treat each sample for itself.")
         parts = (shown,) if whole else shown.split(max(1, _FRAMES // self.steps), 1)
         if self.recompute and torch.is_grad_enabled():
-            found = [checkpoint(self._part, plan, part, self.steps, use_reentrant=False) for part in parts]
+            found = [checkpoint(self._part, plan, part, self.steps, self.wait, use_reentrant=False) for part in parts]
         else:
-            found = [self._part(plan, part, self.steps) for part in parts]
+            found = [self._part(plan, part, self.steps, self.wait) for part in parts]
         return found[0] if len(found) == 1 else torch.cat(found)
 
     @staticmethod
-    def _part(plan: Plan, x: Tensor, steps: int) -> Tensor:
+    def _part(plan: Plan, x: Tensor, steps: int, wait: int) -> Tensor:
         """Map [T, B, ...], or [1, B, ...] that stays the same, to the mean of the last layer's output over time."""
         for layer, pool in plan:
             if isinstance(layer, InTime) and not _watched(layer):
@@ -167,19 +158,20 @@ class SpikingNetwork(nn.Module):
             frames = x.flatten(0, 1)
             # Convolutions are faster on channels last, and pooling then happens where spikes arise.
             x = layer(channels_last(frames) if frames.dim() == 4 else frames).unflatten(0, x.shape[:2])
-        return x[0] if len(x) == 1 else x.mean(0)
+        return x[0] if len(x) == 1 else x[wait:].mean(0)
 
     def _step_by_step(self, x: Tensor) -> Tensor:
         in_steps = getattr(self.encoder, "in_steps", None)
         first, *others = self.encoder(x).unbind(0) if in_steps is None else in_steps(x)
         token = _MEMBRANES.set({})
         try:
-            total: Tensor = self.layers(first)
-            for encoded in others:
-                total = total + self.layers(encoded)
+            found = [self.layers(one) for one in (first, *others)][self.wait :]
         finally:
             _MEMBRANES.reset(token)
-        return total / self.steps
+        total: Tensor = found[0]
+        for one in found[1:]:
+            total = total + one
+        return total / len(found)
 
 
 def spiking_networks(model: nn.Module) -> list[SpikingNetwork]:
@@ -194,10 +186,11 @@ def set_steps(model: nn.Module, steps: int) -> None:
         InputError: the model has none.
         UsageError: no step.
     """
-    require(steps >= 1, f"a spiking network needs at least 1 time step, got {steps}.")
     networks = spiking_networks(model)
     if not networks:
         raise InputError("the model has no spiking network whose time steps could be changed.")
+    least = 1 + max(network.wait for network in networks)
+    require(steps >= least, f"the network needs at least {least} time step{'s' * (least > 1)}, got {steps}.")
     for network in networks:
         for part in network.modules():
             if isinstance(getattr(part, "steps", None), int):
@@ -267,7 +260,7 @@ def with_neurons(layers: nn.Module, steps: int, neuron: Callable[[str], Neurons]
     """Replace each ReLU by neurons and each dropout by one that time steps share, in place, and return the layers.
 
     Args:
-        layers: any module whose activations are ``nn.ReLU`` modules.
+        layers: any module whose activations are ``nn.ReLU`` or :class:`stalwart.spiking.QCFS` modules.
         steps: T.
         neuron: makes the neurons for a module path.
 
@@ -275,9 +268,9 @@ def with_neurons(layers: nn.Module, steps: int, neuron: Callable[[str], Neurons]
         InputError: there is no ReLU to replace.
     """
     found = 0
-    for path, module in list(layers.named_modules()):
+    for path, module in list(layers.named_modules(remove_duplicate=False)):
         made: nn.Module
-        if isinstance(module, nn.ReLU):
+        if isinstance(module, nn.ReLU | QCFS):
             made, found = InTime(neuron(path), steps), found + 1
         elif isinstance(module, nn.Dropout):
             made = SharedDropout(module.p, steps)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -13,9 +14,11 @@ from stalwart.core.numbers import Number, require
 from stalwart.spiking.lif import lif
 from stalwart.spiking.modes import BACKWARDS
 from stalwart.spiking.reference import ORDERS, RESETS, Dynamics, advance
-from stalwart.spiking.surrogates import Surrogate, find_surrogate
+from stalwart.spiking.step import fire, keep
+from stalwart.spiking.surrogates import InMembranes, Surrogate, find_surrogate
 
-_LEAST_THRESHOLD = 1e-3
+UNITS = ("threshold", "membrane")
+_EXTRAS = {"initial": 0.0, "bias": 0.0, "height": 1.0}
 
 
 class Neurons(nn.Module):
@@ -61,6 +64,15 @@ class LIF(Neurons):
         shape: of leaks and thresholds: () for one a layer, (C, 1, 1) for one a channel, or a sample's own for one a neuron.
         trained: which of "leak" and "threshold" are parameters rather than buffers.
         reset, order, detach_reset, surrogate: as :func:`stalwart.spiking.lif` says.
+        floor: a trained threshold that training takes lower works as this one, positive.
+        unit: what widths of surrogates are measured in: the "threshold", or "membrane", whatever the threshold, which must
+            then be one a layer.
+        extras: which of the buffers below there are, for :mod:`stalwart.convert` to fill; they start without effect.
+
+    Attributes:
+        initial: membranes before the first step, 0 by default.
+        bias: a current that flows in every step.
+        height: what a spike is worth, 1 by default.
 
     Raises:
         UsageError: a leak or threshold out of range, an unknown name.
@@ -72,6 +84,9 @@ class LIF(Neurons):
 
     leak: Tensor
     threshold: Tensor
+    initial: Tensor | None
+    bias: Tensor | None
+    height: Tensor | None
     modes: ClassVar[tuple[str, ...]] = BACKWARDS
 
     def __init__(
@@ -84,6 +99,9 @@ class LIF(Neurons):
         order: str = "integrate_first",
         detach_reset: bool = True,
         surrogate: Surrogate | str | Mapping[str, Any] = "atan",
+        floor: Number = 1e-3,
+        unit: str = "threshold",
+        extras: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         require(0 <= leak <= 1, f"the leak of neurons must lie in [0, 1], got {leak}.")
@@ -100,53 +118,123 @@ class LIF(Neurons):
                 self.register_parameter(name, nn.Parameter(start))
             else:
                 self.register_buffer(name, start)
+        require(0 < floor <= threshold, f"floor must be positive and at most the threshold {threshold}, got {floor}.")
+        require(unit in UNITS, f"unknown unit '{unit}'; known: {', '.join(UNITS)}.")
+        require(
+            unit == "threshold" or shape == (),
+            "widths in units of the membrane need one threshold a layer, of shape ().",
+        )
+        unknown = set(extras) - set(_EXTRAS)
+        require(not unknown, f"neurons can have {', '.join(_EXTRAS)}, not {', '.join(sorted(unknown))}.")
+        require(
+            "initial" not in extras or order == "integrate_first",
+            "neurons that fire first start from a membrane of 0; use order 'integrate_first'.",
+        )
+        for name, neutral in _EXTRAS.items():
+            self.register_buffer(name, torch.full(extras[name], neutral) if name in extras else None)
         self.reset, self.order, self.detach_reset = reset, order, detach_reset
-        self.surrogate = find_surrogate(surrogate)
+        self.surrogate, self.unit, self.floor = find_surrogate(surrogate), unit, float(floor)
         self.backward_mode = "bptt"
 
     def forward(self, currents: Tensor, pool: bool = False) -> Tensor:
         """Map currents [T, B, ...] to spikes of the same shape, or with ``pool`` to their 2 x 2 means."""
-        return self._spikes(currents, *self._numbers(), pool)
+        leak, threshold = self._numbers()
+        return self._spikes(self._started(currents, leak), leak, threshold, pool)
 
     def resume(self, currents: Tensor, membrane: Tensor | None) -> tuple[Tensor, Tensor]:
         """Go on from membranes [B, ...], see :meth:`Neurons.resume`."""
         leak, threshold = self._numbers()
         first = self.order == "integrate_first"
         if membrane is None:
-            given = currents
+            given = self._started(currents, leak)
         elif first:
-            # λ v is as good as a current of the first step.
-            given = torch.cat([currents[:1] + leak * membrane, currents[1:]])
+            given = _from(currents if self.bias is None else currents + self.bias, leak * membrane)
         else:
             # What is kept decides the first spike: let a step of it go before, in which nothing fires.
-            given = torch.cat([membrane.unsqueeze(0), currents])
+            driven = currents if self.bias is None else currents + self.bias
+            given = torch.cat([membrane.unsqueeze(0), driven])
         spikes = self._spikes(given, leak, threshold)
         with torch.no_grad():
             v = advance(given, leak, threshold, Dynamics(self.reset, self.order))[2]
         return spikes if membrane is None or first else spikes[1:], v
 
+    @torch.no_grad()
+    def fill(self, **values: Tensor) -> None:
+        """Set threshold, leak and extras by name, in place; each value broadcasts to the shape of its own.
+
+        Raises:
+            InputError: the neurons lack one.
+        """
+        for name, value in values.items():
+            own = getattr(self, name)
+            if own is None:
+                raise InputError(f"these neurons have no {name} to set; make them with extras={{'{name}': ()}}.")
+            own.copy_(value)
+
+    def one_step(self, current: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the spikes [B, ...] of one step and the membrane that is kept, by operators that bounds know.
+
+        Args:
+            current: [B, ...].
+            before: the membrane that the step before kept; None at the first step.
+        """
+        leak, threshold = self.leak, self.threshold
+        if self.bias is not None:
+            current = current + self.bias
+        before = before if before is not None else None if self.initial is None else self.initial
+        if self.order == "integrate_first":
+            u = current if before is None else leak * before + current
+            spikes = fire(u, threshold, False)
+            kept = u if self.reset == "none" else keep(u, threshold, self.reset == "hard", False)
+        elif before is None:
+            # The membrane of the step before decides; nothing has been integrated at the first step.
+            spikes, kept = current * 0, current
+        elif self.reset == "hard":
+            spikes = fire(before, threshold, True)
+            kept = leak * keep(before, threshold, True, True) + current
+        else:
+            spikes = fire(before, threshold, True)
+            lost = threshold * spikes if self.reset == "soft" else 0.0
+            kept = leak * before + current - lost
+        return (spikes if self.height is None else self.height * spikes), kept
+
+    def _started(self, currents: Tensor, leak: Tensor) -> Tensor:
+        driven = currents if self.bias is None else currents + self.bias
+        return driven if self.initial is None else _from(driven, leak * self.initial)
+
     def _numbers(self) -> tuple[Tensor, Tensor]:
         # A step of the optimiser may leave the range; where it did, no gradient leads further out.
         leak = self.leak.clamp(0, 1) if isinstance(self.leak, nn.Parameter) else self.leak
         threshold = self.threshold
-        return leak, threshold.clamp_min(_LEAST_THRESHOLD) if isinstance(threshold, nn.Parameter) else threshold
+        return leak, threshold.clamp_min(self.floor) if isinstance(threshold, nn.Parameter) else threshold
 
     def _spikes(self, currents: Tensor, leak: Tensor, threshold: Tensor, pool: bool = False) -> Tensor:
-        return lif(
+        surrogate = self.surrogate
+        if self.unit == "membrane" and surrogate.code >= 0:  # those without a code adapt to their arguments
+            surrogate = InMembranes(surrogate, float(threshold))
+        spikes = lif(
             currents,
             leak,
             threshold,
             self.reset,
-            self.surrogate,
+            surrogate,
             self.order,
             self.detach_reset,
             self.backward_mode,
             pool,
         )
+        return spikes if self.height is None else self.height * spikes
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""
         return f"{tuple(self.threshold.shape)}, reset={self.reset}, order={self.order}, surrogate={self.surrogate}"
+
+
+def _from(currents: Tensor, first: Tensor) -> Tensor:
+    """Return currents with more in the first step: what is left of a membrane is as good as a current."""
+    given = currents.clone()
+    given[0] += first
+    return given
 
 
 def neurons(model: nn.Module) -> dict[str, Neurons]:

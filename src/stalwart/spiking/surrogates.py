@@ -195,6 +195,41 @@ class StraightThrough(Surrogate):
         return 1.0, 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class InMembranes(Surrogate):
+    """Another surrogate as a function of u - θ, its widths in units of membranes: θ σ'(θ z), so that ds/du = σ'(u - θ).
+
+    Args:
+        inner: σ'.
+        threshold: θ, positive.
+    """
+
+    inner: Surrogate
+    threshold: float
+
+    def __post_init__(self) -> None:
+        require(self.threshold > 0, f"a threshold must be positive, got {self.threshold}.")
+
+    @property
+    def code(self) -> int:  # type: ignore[override]
+        """That of the other."""
+        return self.inner.code
+
+    def slope(self, z: Tensor) -> Tensor:
+        """Return θ σ'(θ z)."""
+        return self.threshold * self.inner.slope(self.threshold * z)
+
+    def numbers(self) -> tuple[float, float]:
+        """Return the other's numbers for arguments θ times as large."""
+        height, number = self.inner.numbers()
+        if self.code == 0:  # a (b - |z|)
+            return height * self.threshold**2, number / self.threshold
+        if self.code == 2:  # a where |z| < b
+            return height * self.threshold, number / self.threshold
+        power = 2 if self.code == 5 else 1
+        return height * self.threshold, number * self.threshold**power
+
+
 SURROGATES: dict[str, str] = {
     "triangle": "stalwart.spiking.surrogates:Triangle",
     "linear": "stalwart.spiking.surrogates:Linear",
