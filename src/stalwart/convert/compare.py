@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,25 @@ class Comparison:
     layers: tuple[LayerError, ...]
     accuracy: float | None
     over_steps: dict[int, float]
+
+    def record(self) -> dict[str, Any]:
+        """Return the same as plain values for a JSON file."""
+        return {
+            "replaced": [
+                {
+                    "layer": shown(one.path),
+                    "kind": self.findings.activations[one.path],
+                    "error": one.error,
+                    "rate": one.rate,
+                    "threshold": one.threshold,
+                }
+                for one in self.layers
+            ],
+            "folded": {shown(path): shown(into) for path, into in self.findings.folded.items()},
+            "kept": self.findings.kept,
+            "accuracy": self.accuracy,
+            "over_steps": [{"steps": steps, "accuracy": value} for steps, value in self.over_steps.items()],
+        }
 
     def text(self) -> str:
         """Return what ``stalwart convert`` prints."""

@@ -15,8 +15,8 @@ from stalwart.convert.table import METHODS
 from stalwart.core.errors import InputError
 from stalwart.core.modes import evaluating
 from stalwart.core.numbers import require
-from stalwart.core.registry import build, lookup
-from stalwart.spiking import ENCODERS, Direct, SpikingNetwork, with_neurons
+from stalwart.core.registry import build
+from stalwart.spiking import Direct, SpikingNetwork, make_encoder, with_neurons
 
 _INPUTS = 1024
 Batches = Tensor | Iterable[Tensor | tuple[Tensor, Tensor]]
@@ -100,7 +100,7 @@ def rebuilt(
     """
     require(steps >= 1, f"a spiking network needs at least 1 time step, got {steps}.")
     total = steps + method.wait
-    made = _encoder(encoder, total)
+    made = make_encoder(encoder, total)
     plain, findings = prepare(model, method.folds, max_pool, analog=isinstance(made, Direct))
     paths = list(findings.activations)
     sizes = shapes(plain, paths, x[:1])
@@ -130,14 +130,3 @@ def inputs_of(calibration: Batches) -> Tensor:
     if not found or not sum(map(len, found)):
         raise InputError("there are no inputs to calibrate on; pass some batches of training data.")
     return torch.cat(found)[:_INPUTS]
-
-
-def _encoder(wanted: str | Mapping[str, Any], steps: int) -> nn.Module:
-    options = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
-    kind = lookup("encoder", ENCODERS, str(options.pop("name", "")))
-    try:
-        made: nn.Module = kind(steps, **options)
-    except TypeError as problem:
-        require(False, f"encoder '{wanted}': {problem}.")
-        raise
-    return made

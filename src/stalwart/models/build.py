@@ -13,6 +13,7 @@ from stalwart.models.classifier import Classifier, Normalise
 from stalwart.models.spiking import Spiking
 from stalwart.models.stack import check_shape
 from stalwart.models.table import MODELS
+from stalwart.spiking.qcfs import Quantise
 
 
 def build_model(
@@ -25,6 +26,7 @@ def build_model(
     std: Sequence[float] | None = None,
     seed: int = 0,
     spiking: Spiking | None = None,
+    quantise: Quantise | None = None,
 ) -> Classifier:
     """Return a freshly initialised classifier; the same arguments give the same weights, bit for bit.
 
@@ -38,6 +40,7 @@ def build_model(
         std: scale to divide by, one positive value a channel in data units; by default 1.
         seed: root seed of the initialisation; torch's global generator is left as it was.
         spiking: what neurons to put in the place of the backbone's ReLUs, if any.
+        quantise: what quantised activations to put there, if any.
 
     Raises:
         UsageError: an unknown name or option, a shape the architecture cannot take, fewer than two classes, or a
@@ -62,6 +65,8 @@ def build_model(
     normalise = Normalise([0.0] * channels if mean is None else mean, [1.0] * channels if std is None else std)
     with isolated(seed):
         backbone, width = record.build(tuple(shape) if spiking is None else spiking.seen(tuple(shape)))
+        if quantise is not None:
+            backbone = quantise.apply(backbone)
         if spiking is not None:
             backbone = spiking.apply(backbone)
         return Classifier(normalise, backbone, (head or nn.Linear)(width, classes))

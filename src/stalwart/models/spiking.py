@@ -1,7 +1,7 @@
 """Any architecture with neurons in the place of its ReLUs."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 
 from stalwart.core.numbers import Number, require
 from stalwart.core.registry import lookup
-from stalwart.spiking import ENCODERS, LIF, NEURONS, Neurons, Quantised, SpikingNetwork, find_surrogate, with_neurons
+from stalwart.spiking import LIF, NEURONS, Neurons, SpikingNetwork, find_surrogate, make_encoder, with_neurons
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Spiking:
     def __post_init__(self) -> None:
         require(self.gain > 0, f"gain must be positive, got {self.gain}.")
         require(self.xi > 0, f"xi must be positive, got {self.xi}.")
-        self._encoder()
+        make_encoder(self.encoder, self.steps)
         self._neurons("")
 
     def seen(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -76,14 +76,7 @@ class Spiking:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 with torch.no_grad():
                     module.weight.mul_(self.gain)
-        return SpikingNetwork(self._encoder(), layers, self.steps)
-
-    def _encoder(self) -> nn.Module:
-        options = dict(self.encoder)
-        kind = lookup("encoder", ENCODERS, str(options.pop("name", "")))
-        bits = options.pop("bits", None)
-        made: nn.Module = _make("encoder", self.encoder, lambda: kind(self.steps, **options))
-        return made if bits is None else Quantised(made, bits)
+        return SpikingNetwork(make_encoder(self.encoder, self.steps), layers, self.steps)
 
     def _neurons(self, path: str) -> Neurons:
         options = dict(self.neuron)
@@ -106,13 +99,9 @@ class Spiking:
             name != "hoyer" or self.steps == 1,
             f"neurons 'hoyer' work in one time step; set steps to 1, not {self.steps}.",
         )
-        made: Neurons = _make("neuron", self.neuron, lambda: kind(**options))
+        try:
+            made: Neurons = kind(**options)
+        except TypeError as problem:
+            require(False, f"neuron '{name}': {problem}.")
+            raise
         return made
-
-
-def _make(what: str, wanted: Mapping[str, Any], build: Callable[[], Any]) -> Any:
-    try:
-        return build()
-    except TypeError as problem:
-        require(False, f"{what} '{wanted['name']}': {problem}.")
-        raise

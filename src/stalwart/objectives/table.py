@@ -1,6 +1,8 @@
 """The training objectives: one line each."""
 
 OBJECTIVES: dict[str, str] = {
+    "a3t": "stalwart.objectives.a3t:A3T",
+    "adv-lc": "stalwart.objectives.advlc:AdvLC",
     "awp": "stalwart.objectives.awp:AWP",
     "cc-ibp": "stalwart.objectives.expressive:CCIBP",
     "crown-ibp": "stalwart.objectives.crown_ibp:CrownIBP",
@@ -16,6 +18,7 @@ OBJECTIVES: dict[str, str] = {
     "natural": "stalwart.objectives.natural:Natural",
     "pgd-at": "stalwart.objectives.pgd_at:PGDAT",
     "rat": "stalwart.objectives.rat:RAT",
+    "robust-finetune": "stalwart.objectives.robust_finetune:RobustFinetune",
     "sabr": "stalwart.objectives.sabr:SABR",
     "smooth-adv": "stalwart.objectives.smooth_adv:SmoothAdv",
     "smooth-gaussian": "stalwart.objectives.smooth_gaussian:SmoothGaussian",

@@ -36,10 +36,14 @@ class TRADES(Adversarial):
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Tensor:
         """Attack the divergence from the clean prediction."""
+        return self.climb_divergence(model, x, self.nearby(x, moment))
+
+    def climb_divergence(self, model: nn.Module, x: Tensor, start: Tensor, step: float | None = None) -> Tensor:
+        """Run the inner attack on the divergence from the clean prediction."""
         with evaluating(model), torch.no_grad():
             clean = model(x).log_softmax(-1)
         return self.climb(
-            model, x, self.nearby(x, moment), lambda logits: kl_divergence(clean, logits.log_softmax(-1)).mean(0)
+            model, x, start, lambda logits: kl_divergence(clean, logits.log_softmax(-1)).mean(0), step=step
         )
 
     def combine(self, net: Net, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,13 +19,14 @@ from stalwart.core.files import read_bytes, require_writable, write_text
 from stalwart.core.numbers import require
 from stalwart.core.progress import progress
 from stalwart.core.registry import build, lookup
-from stalwart.core.tensors import load_weights
+from stalwart.core.tensors import load_weights, save_tensors
 from stalwart.data import Data, epoch_batches
 from stalwart.data import load as load_data
 from stalwart.evaluation import Samples, evaluate, steps_of
 from stalwart.models import build_model
 from stalwart.models.initialise import ibp_initialise
 from stalwart.objectives.table import OBJECTIVES
+from stalwart.recipes.conversions import converted, structure, write_comparison
 from stalwart.recipes.load import dump_recipe, load_recipe
 from stalwart.recipes.schema import EvaluationSection, Recipe
 from stalwart.report import Certificates, Report, RunReport, certify, environment, watch_spikes, with_verdicts
@@ -65,7 +66,16 @@ class Source:
 
 
 def make_model(recipe: Recipe, data: Data) -> nn.Module:
-    """Build the recipe's model, freshly initialised from its seed."""
+    """Build the recipe's model, freshly initialised from its seed; of a conversion, what becomes of it."""
+    model = make_network(recipe, data)
+    if recipe.conversion is None:
+        return model
+    x, _ = data.train.batch(slice(0, 1))
+    return structure(recipe.conversion, model, x).network
+
+
+def make_network(recipe: Recipe, data: Data) -> nn.Module:
+    """Build the recipe's model before a conversion, freshly initialised from its seed."""
     section = recipe.model
     kind: Noise = build("noise", NOISES, section.noise.name, section.noise.options) if section.noise else Noise()
     classes = len(data.classes)
@@ -79,6 +89,7 @@ def make_model(recipe: Recipe, data: Data) -> nn.Module:
         section.std,
         recipe.seed,
         section.neurons,
+        section.quantised,
     )
     if section.init == "ibp":
         ibp_initialise(model, recipe.seed)
@@ -101,11 +112,17 @@ def train(recipe: Recipe, out: Path, source: Source, resume: bool = False, devic
         if own.first:
             _check_folder(out, text, resume)
         data = source.load(recipe)
-        model = make_model(recipe, data).to(own.device)
+        model, before = _start(recipe, data, out, source)
+        model = model.to(own.device)
         objective = build("objective", OBJECTIVES, recipe.objective.name, recipe.objective.options)
         objective.penalty(model)  # refuses a model the objective cannot train, before any work
         if own.first:
             write_text(out / "recipe.yaml", text)  # only now, so that a start that failed does not claim the folder
+        if recipe.training.epochs == 0:
+            if own.first:
+                save_tensors(out / "model.safetensors", dict(model.state_dict()))
+                write_comparison(out, before, model, data)
+            return model
         size = len(data.train) if recipe.training.limit is None else min(recipe.training.limit, len(data.train))
         batches = len(epoch_batches(size, recipe.training.batch_size, recipe.seed, 0, own.rank, own.world))
         with progress(f"training {recipe.name}", batches, own.first) as advance:
@@ -123,9 +140,32 @@ def train(recipe: Recipe, out: Path, source: Source, resume: bool = False, devic
                 _epoch_printer(recipe.training.epochs) if own.first else _say_nothing,
             )
             ended = fit.run(resume)
+        if own.first:
+            write_comparison(out, before, model, data)
         if own.first and ended.stopped:
             print(f"stopped early: {ended.stopped}", flush=True)
     return model
+
+
+def _start(recipe: Recipe, data: Data, out: Path, source: Source) -> tuple[nn.Module, nn.Module | None]:
+    """Return the model to train, and the network that it was converted from, if it was."""
+    section = recipe.conversion
+    if section is None:
+        return make_model(recipe, data), None
+    folder = (out / section.source).resolve()
+    if not (folder / "model.safetensors").exists():
+        raise FileError(
+            f"there is no trained network to convert in {folder}; train one there first, or name another run by "
+            "conversion.source, seen from this run's folder."
+        )
+    theirs = read_recipe(folder)
+    for part in ("data", "model"):
+        require(
+            getattr(theirs, part) == getattr(recipe, part),
+            f"the section '{part}' differs from that of the run to convert, {folder}; make it the same.",
+        )
+    _, network, _ = load_run(folder, source)
+    return converted(section, network, data), network
 
 
 def load_run(folder: Path, source: Source, device: str = "cpu") -> tuple[Recipe, nn.Module, Data]:

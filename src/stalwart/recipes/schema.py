@@ -8,6 +8,9 @@ from stalwart.attacks.table import ATTACKS
 from stalwart.bounds.lines import Strategy
 from stalwart.bounds.methods import find_method
 from stalwart.certify.dataset import COMPLETE
+from stalwart.convert.method import Method
+from stalwart.convert.prepare import MaxPooling
+from stalwart.convert.table import METHODS
 from stalwart.core.numbers import Number, require
 from stalwart.core.registry import build, lookup
 from stalwart.data import Augment
@@ -16,6 +19,8 @@ from stalwart.evaluation.suites import SUITES
 from stalwart.models.spiking import Spiking
 from stalwart.models.table import MODELS
 from stalwart.objectives.table import OBJECTIVES
+from stalwart.spiking import make_encoder
+from stalwart.spiking.qcfs import Quantise
 from stalwart.stochastic.table import NOISES
 from stalwart.training import Training
 from stalwart.training.config import Settings
@@ -44,6 +49,8 @@ class ModelSection(Choice):
     """Which architecture, its normalisation (layer 0), its initial weights and its noise.
 
     Attributes:
+        quantise: levels and height of quantised activations in the place of its ReLUs, see
+            :class:`stalwart.spiking.qcfs.Quantise`; none by default.
         spiking: which neurons take the place of its ReLUs, see :class:`stalwart.models.spiking.Spiking`; none by default.
         init: "default", as PyTorch draws them, or "ibp", see :func:`stalwart.models.initialise.ibp_initialise`, or, on
             spiking models, "fluctuation" with the section's xi, see :func:`stalwart.spiking.fluctuation_init`, measured on the
@@ -54,6 +61,7 @@ class ModelSection(Choice):
     mean: list[Number] | None = None
     std: list[Number] | None = None
     noise: Choice | None = None
+    quantise: dict[str, Any] | None = None
     spiking: dict[str, Any] | None = None
 
     @property
@@ -62,6 +70,38 @@ class ModelSection(Choice):
         if self.spiking is None:
             return None
         found: Spiking = build("option of", {"spiking": "stalwart.models.spiking:Spiking"}, "spiking", self.spiking)
+        return found
+
+    @property
+    def quantised(self) -> Quantise | None:
+        """The activations of a model that is trained to be converted."""
+        if self.quantise is None:
+            return None
+        found: Quantise = build("option of", {"quantise": "stalwart.spiking.qcfs:Quantise"}, "quantise", self.quantise)
+        return found
+
+
+class ConversionSection(Settings):
+    """From which network a spiking one is made, and how, before it is trained further or not at all.
+
+    Attributes:
+        source: folder of the run whose network is converted, seen from this run's folder; data and model sections are its.
+        method: a name of :data:`stalwart.convert.METHODS` with its hyper-parameters.
+        steps: T, time steps for one input.
+        encoder: a name of :data:`stalwart.spiking.ENCODERS` with its options.
+        max_pool: "refuse", or "spikes" for the largest spike of each step.
+    """
+
+    source: str
+    method: Choice = Choice(name="rate")
+    steps: int = pydantic.Field(8, ge=1)
+    encoder: Choice = Choice(name="direct")
+    max_pool: MaxPooling = "refuse"
+
+    @property
+    def chosen(self) -> Method:
+        """The method."""
+        found: Method = build("method of conversion", METHODS, self.method.name, self.method.options)
         return found
 
 
@@ -116,6 +156,7 @@ class Recipe(Settings):
     seed: int = pydantic.Field(0, ge=0)
     data: DataSection
     model: ModelSection
+    conversion: ConversionSection | None = None
     objective: Choice = Choice(name="natural")
     training: Training = Training()
     evaluation: EvaluationSection = EvaluationSection()
@@ -126,7 +167,22 @@ class Recipe(Settings):
         build("dataset", DATASETS, self.data.name, self.data.options)
         build("model", MODELS, self.model.name, self.model.options)
         build("objective", OBJECTIVES, self.objective.name, self.objective.options)
-        neurons = self.model.neurons
+        neurons, quantise = self.model.neurons, self.model.quantised
+        if self.conversion is not None:
+            _ = self.conversion.chosen
+            make_encoder(self.conversion.encoder.model_dump(), self.conversion.steps)
+            require(
+                neurons is None,
+                "a model that is spiking already is not converted; leave out 'spiking' or 'conversion'.",
+            )
+        require(
+            self.training.epochs > 0 or self.conversion is not None,
+            "training.epochs must be at least 1; only a converted network works without training.",
+        )
+        require(
+            quantise is None or neurons is None,
+            "a spiking model has no activations to quantise; leave out one of both.",
+        )
         _ = self.augment
         require(
             self.model.init != "fluctuation" or neurons is not None,

@@ -1,6 +1,6 @@
 """Spiking neurons: dynamics, surrogate gradients, encoders, networks. Tensors are time-first, [T, B, ...]."""
 
-from stalwart.spiking.encoders import ENCODERS, Direct, EventFrames, Gaussian, Latency, Poisson, Quantised
+from stalwart.spiking.encoders import ENCODERS, Direct, EventFrames, Gaussian, Latency, Poisson, Quantised, make_encoder
 from stalwart.spiking.first_spike import FirstSpike, first_spike_times
 from stalwart.spiking.hoyer import HoyerNeuron, hoyer_measure, hoyer_threshold
 from stalwart.spiking.initialise import fluctuation_init, weight_statistics
@@ -49,6 +49,7 @@ __all__ = [
     "hoyer_measure",
     "hoyer_threshold",
     "lif",
+    "make_encoder",
     "monitor",
     "neurons",
     "period",

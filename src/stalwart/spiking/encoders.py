@@ -4,6 +4,7 @@ They are part of the model, so that attacks work on pixels. Those that draw nois
 sample and step, or none, or always the same, as :func:`stalwart.core.noise.noise` says.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from stalwart.core.errors import InputError
 from stalwart.core.noise import NoiseLayer
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import normal, uniform
+from stalwart.core.registry import lookup
 
 
 def _check_steps(steps: int) -> None:
@@ -235,3 +237,25 @@ ENCODERS: dict[str, str] = {
     "latency": "stalwart.spiking.encoders:Latency",
     "events": "stalwart.spiking.encoders:EventFrames",
 }
+
+
+def make_encoder(wanted: str | Mapping[str, Any], steps: int) -> nn.Module:
+    """Return an encoder by name.
+
+    Args:
+        wanted: a name of :data:`ENCODERS`, or one with options beside it: ``{"name": "poisson", "signed": False}``; with
+            ``bits`` inputs are quantised before.
+        steps: T.
+
+    Raises:
+        UsageError: an unknown encoder or option, or a number out of range.
+    """
+    options: dict[str, Any] = {"name": wanted} if isinstance(wanted, str) else dict(wanted)
+    kind = lookup("encoder", ENCODERS, str(options.pop("name", "")))
+    bits = options.pop("bits", None)
+    try:
+        made: nn.Module = kind(steps, **options)
+    except TypeError as problem:
+        require(False, f"encoder '{wanted['name'] if isinstance(wanted, Mapping) else wanted}': {problem}.")
+        raise
+    return made if bits is None else Quantised(made, bits)

@@ -211,7 +211,7 @@ class LIF(Neurons):
     def _spikes(self, currents: Tensor, leak: Tensor, threshold: Tensor, pool: bool = False) -> Tensor:
         surrogate = self.surrogate
         if self.unit == "membrane" and surrogate.code >= 0:  # those without a code adapt to their arguments
-            surrogate = InMembranes(surrogate, float(threshold))
+            surrogate = InMembranes(surrogate, float(threshold.detach()))
         spikes = lif(
             currents,
             leak,
@@ -240,6 +240,14 @@ def _from(currents: Tensor, first: Tensor) -> Tensor:
 def neurons(model: nn.Module) -> dict[str, Neurons]:
     """Return the model's layers of neurons by module path."""
     return {path: layer for path, layer in model.named_modules() if isinstance(layer, Neurons)}
+
+
+def raise_thresholds(model: nn.Module) -> None:
+    """Raise every trained threshold below its floor to it, after a step of the optimiser: below there is no gradient."""
+    with torch.no_grad():
+        for layer in neurons(model).values():
+            if isinstance(layer, LIF) and isinstance(layer.threshold, nn.Parameter):
+                layer.threshold.clamp_(min=layer.floor)
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ class Training(Settings):
         checkpoint_seconds: time between two checkpoints within an epoch.
     """
 
-    epochs: int = pydantic.Field(10, ge=1)
+    epochs: int = pydantic.Field(10, ge=0)
     batch_size: int = pydantic.Field(128, ge=1)
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()

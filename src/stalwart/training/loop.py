@@ -28,6 +28,7 @@ from stalwart.core.tensors import save_tensors
 from stalwart.data import Augment, Data, epoch_batches
 from stalwart.models.param_ramp import initialise_ramps, lengthen, ramps, set_slope
 from stalwart.objectives import Moment, Objective, Trainee
+from stalwart.spiking.neurons import raise_thresholds
 from stalwart.training import checkpoint
 from stalwart.training.checkpoint import Progress
 from stalwart.training.config import Training
@@ -184,6 +185,7 @@ class Fit:
         self.optimiser.step()
         self.objective.after_step(self.model, moment)
         lengthen(self.model)
+        raise_thresholds(self.model)
         if self.average is not None:
             self._update_average()
         return loss, correct
