@@ -2,6 +2,7 @@
 
 ATTACKS: dict[str, str] = {
     "adaptive-surrogate": "stalwart.attacks.adaptive_surrogate:AdaptiveSurrogateAttack",
+    "apgd": "stalwart.attacks.apgd:APGD",
     "bim": "stalwart.attacks.pgd:BIM",
     "fgsm": "stalwart.attacks.fgsm:FGSM",
     "noise": "stalwart.attacks.random_noise:RandomNoise",
