@@ -126,6 +126,7 @@ def test_the_kept_iterate_is_the_best_by_the_same_average(average):
         ("bim", {"steps": 2}),
         ("pgd", {"steps": 2, "restarts": 2}),
         ("apgd", {"steps": 5, "loss": "targeted-margin"}),
+        ("rfgsm", {"share": 0.3}),
         ("noise", {"trials": 2}),
         ("transfer", {"options": {"steps": 2}}),
         ("transfer", {"attack": "fgsm"}),

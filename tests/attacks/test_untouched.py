@@ -87,6 +87,7 @@ ATTACKS = [
     ("fgsm", {}),
     ("pgd", {"steps": 3, "eot": 2, "restarts": 2}),
     ("apgd", {"steps": 5, "eot": 2, "restarts": 2}),
+    ("rfgsm", {}),
     ("noise", {"trials": 2}),
     ("transfer", {"options": {"steps": 2}}),
 ]

@@ -34,7 +34,7 @@ class APGD(Attack):
     2. η was not halved at w_{j-1} and the best loss has not grown since.
 
     Both are looked at as soon as the loss at z_{w_j} is known, as in the authors' code.
-    Source: Croce and Hein, ICML 2020 (arXiv 2003.01690), algorithm 1; targets as in section 6 (APGD-T).
+    Source: Croce and Hein, ICML 2020 (arXiv 2003.01690), algorithm 1; targets as in their AutoAttack (APGD-T).
 
     Attributes:
         steps: gradient steps of a run, at least 1.

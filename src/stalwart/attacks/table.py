@@ -7,6 +7,7 @@ ATTACKS: dict[str, str] = {
     "fgsm": "stalwart.attacks.fgsm:FGSM",
     "noise": "stalwart.attacks.random_noise:RandomNoise",
     "pgd": "stalwart.attacks.pgd:PGD",
+    "rfgsm": "stalwart.attacks.rfgsm:RFGSM",
     "surrogate-ensemble": "stalwart.attacks.surrogate_ensemble:SurrogateEnsemble",
     "transfer": "stalwart.attacks.transfer:Transfer",
 }
