@@ -69,6 +69,7 @@ def test_broken_samples_leave_the_batch_and_stay_broken(digits, counting):
         ("apgd", {"steps": 9}),
         ("apgd", {"steps": 5, "loss": "targeted-dlr", "targets": 2, "restarts": 2}),
         ("rfgsm", {}),
+        ("square", {"queries": 9}),
         ("noise", {}),
         ("noise", {"trials": 4}),
         ("transfer", {"options": {"steps": 3}}),

@@ -127,6 +127,7 @@ def test_the_kept_iterate_is_the_best_by_the_same_average(average):
         ("pgd", {"steps": 2, "restarts": 2}),
         ("apgd", {"steps": 5, "loss": "targeted-margin"}),
         ("rfgsm", {"share": 0.3}),
+        ("square", {"queries": 5}),
         ("noise", {"trials": 2}),
         ("transfer", {"options": {"steps": 2}}),
         ("transfer", {"attack": "fgsm"}),

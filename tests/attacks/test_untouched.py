@@ -88,6 +88,7 @@ ATTACKS = [
     ("pgd", {"steps": 3, "eot": 2, "restarts": 2}),
     ("apgd", {"steps": 5, "eot": 2, "restarts": 2}),
     ("rfgsm", {}),
+    ("square", {"queries": 5}),
     ("noise", {"trials": 2}),
     ("transfer", {"options": {"steps": 2}}),
 ]

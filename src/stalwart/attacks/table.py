@@ -8,6 +8,7 @@ ATTACKS: dict[str, str] = {
     "noise": "stalwart.attacks.random_noise:RandomNoise",
     "pgd": "stalwart.attacks.pgd:PGD",
     "rfgsm": "stalwart.attacks.rfgsm:RFGSM",
+    "square": "stalwart.attacks.square:Square",
     "surrogate-ensemble": "stalwart.attacks.surrogate_ensemble:SurrogateEnsemble",
     "transfer": "stalwart.attacks.transfer:Transfer",
 }
