@@ -88,3 +88,24 @@ def noisy():
 @pytest.fixture
 def counting():
     return Counting
+
+
+@pytest.fixture
+def linear_case():
+    """Return a maker of linear classifiers with 8 inputs and the least margin z_y - max z_j over a ball that no box cuts."""
+
+    def make(classes, seed=0, width=6):
+        torch.manual_seed(seed)
+        model = nn.Linear(width, classes).double()
+        x = torch.randn(8, width, generator=generator(seed), dtype=torch.float64)
+        logits = model(x).detach()
+        y = logits.argmax(1)
+        slopes = (model.weight[None] - model.weight[y][:, None]).detach()
+
+        def worst(eps, dual):
+            reach = logits - logits.gather(1, y[:, None]) + eps[:, None] * slopes.norm(p=dual, dim=2)
+            return -reach.scatter(1, y[:, None], -torch.inf).amax(1)
+
+        return model, x, y, worst
+
+    return make

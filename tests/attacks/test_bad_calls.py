@@ -38,7 +38,7 @@ def with_value(value, sample=2):
     return x
 
 
-EVERY = pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "noise", "transfer"])
+EVERY = pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "apgd", "noise", "transfer"])
 
 
 @EVERY
@@ -89,7 +89,7 @@ def test_a_model_that_does_not_return_logits(name, change, message):
         sw.attack(name)(Returns(change), X, Y, within=sw.Linf(0.1))
 
 
-@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "transfer"])
+@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "apgd", "transfer"])
 @pytest.mark.parametrize(
     "change", [torch.Tensor.detach, lambda z: torch.from_numpy(z.detach().numpy().copy()), lambda z: torch.ones_like(z)]
 )

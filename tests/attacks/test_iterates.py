@@ -66,6 +66,10 @@ def test_broken_samples_leave_the_batch_and_stay_broken(digits, counting):
         ("pgd", {"steps": 5}),
         ("pgd", {"steps": 4, "restarts": 3}),
         ("pgd", {"steps": 3, "restarts": 2, "loss": "targeted-margin"}),
+        ("apgd", {"steps": 9}),
+        ("apgd", {"steps": 5, "loss": "targeted-dlr", "targets": 2, "restarts": 2}),
+        ("rfgsm", {}),
+        ("square", {"queries": 9}),
         ("noise", {}),
         ("noise", {"trials": 4}),
         ("transfer", {"options": {"steps": 3}}),
@@ -82,7 +86,7 @@ def test_costs_are_the_rows_that_really_went_through(digits, counting, name, opt
     assert result.cost.forwards.shape == result.cost.backwards.shape == (60,)
 
 
-@pytest.mark.parametrize("name", ["pgd", "noise"])
+@pytest.mark.parametrize("name", ["pgd", "apgd", "rfgsm", "noise"])
 def test_costs_of_a_randomised_model(noisy, counting, name):
     model, x, y = noisy
     counter = counting(model)  # hides cheap_draws: every draw is a pass of its own

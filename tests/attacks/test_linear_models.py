@@ -82,7 +82,7 @@ def test_targeted_restarts_find_the_exact_answer_for_many_classes(classes, ball)
         assert torch.allclose(result.margin[held], oracle[held], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "noise", "transfer"])
+@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "apgd", "noise", "transfer"])
 @pytest.mark.parametrize("classes", [2, 4])
 def test_no_attack_claims_more_than_is_possible(name, classes):
     model, x, y = linear(classes)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import stalwart as sw
-from stalwart.attacks.losses import Goal, cross_entropy, dlr, margin
+from stalwart.attacks.losses import Goal, cross_entropy, dlr, margin, targeted_dlr
 from stalwart.core.random import generator
 
 LOGITS = [[2.0, -1.0, 0.5, 1.0], [0.0, 0.0, 3.0, -4.0]]
@@ -66,13 +66,28 @@ def test_targeted_goals_by_hand():
     assert part(z[1:]).tolist() == pytest.approx([7.0])
 
 
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_the_targeted_ratio_by_hand(classes):
+    z, y = tensors(classes)
+    target = torch.tensor([1, 0])
+    found = Goal("targeted-dlr", y, target)(z)
+    for row, label, aim, ratio in zip(z.tolist(), y.tolist(), target.tolist(), found.tolist(), strict=True):
+        top = sorted(row, reverse=True)
+        scale = top[0] - (top[2] + top[3]) / 2 if classes == 4 else 1.0
+        assert ratio == pytest.approx(-(row[label] - row[aim]) / scale, abs=1e-9)
+    stacked = torch.stack([z, 2 * z])
+    assert torch.allclose(
+        targeted_dlr(stacked, y, target), torch.stack([targeted_dlr(one, y, target) for one in stacked])
+    )
+
+
 def test_broken_counts_ties_and_nan():
     z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [math.nan, 0.0], [0.0, math.nan]])
     assert Goal("ce", torch.zeros(5, dtype=torch.long)).broken(z).tolist() == [False, True, True, True, True]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("loss", ["ce", "margin", "dlr", "targeted-ce", "targeted-margin"])
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr", "targeted-ce", "targeted-margin", "targeted-dlr"])
 def test_every_loss_attacks_few_classes(classes, loss):
     torch.manual_seed(0)
     model = nn.Linear(5, classes)

@@ -86,6 +86,9 @@ Y = torch.arange(6) % 3
 ATTACKS = [
     ("fgsm", {}),
     ("pgd", {"steps": 3, "eot": 2, "restarts": 2}),
+    ("apgd", {"steps": 5, "eot": 2, "restarts": 2}),
+    ("rfgsm", {}),
+    ("square", {"queries": 5}),
     ("noise", {"trials": 2}),
     ("transfer", {"options": {"steps": 2}}),
 ]

@@ -20,7 +20,7 @@ class FGSM(Attack):
     Source: Goodfellow, Shlens, Szegedy, ICLR 2015 (arXiv 1412.6572), section 4.
 
     Attributes:
-        random_start: start from a random point of the set (R+FGSM, FGSM-RS) rather than from the clean input.
+        random_start: start from a random point of the set (FGSM-RS) rather than from the clean input.
     """
 
     random_start: bool = False

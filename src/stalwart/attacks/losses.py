@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LossName = Literal["ce", "margin", "dlr", "targeted-ce", "targeted-margin"]
+LossName = Literal["ce", "margin", "dlr", "targeted-ce", "targeted-margin", "targeted-dlr"]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -31,6 +31,24 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
         return margin(logits, y)
     top = logits.topk(3, -1).values
     return margin(logits, y) / (top[..., 0] - top[..., 2] + 1e-12)
+
+
+def targeted_margin(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """z_t - z_y; positive where the target is likelier than the true class."""
+    return _at(logits, target) - _at(logits, y)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Difference of logits ratio towards a target, -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2).
+
+    With K < 4 there is no fourth logit, and z_t - z_y itself is used. Source: Croce and Hein, ICML 2020 (arXiv 2003.01690),
+    equation 7.
+    """
+    gap = targeted_margin(logits, y, target)
+    if logits.shape[-1] < 4:
+        return gap
+    top = logits.topk(4, -1).values
+    return gap / (top[..., 0] - (top[..., 2] + top[..., 3]) / 2 + 1e-12)
 
 
 def _at(logits: Tensor, y: Tensor) -> Tensor:
@@ -59,7 +77,8 @@ class Goal:
             return _UNTARGETED[self.loss](logits, self.y)
         if self.loss == "targeted-ce":
             return -cross_entropy(logits, self.target)
-        return _at(logits, self.target) - _at(logits, self.y)
+        targeted = targeted_dlr if self.loss == "targeted-dlr" else targeted_margin
+        return targeted(logits, self.y, self.target)
 
     def broken(self, logits: Tensor) -> Tensor:
         """Tell which samples [B] are misclassified; a tie with another class counts as misclassified."""

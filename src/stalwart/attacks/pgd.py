@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from stalwart.attacks.ascent import ascend
 from stalwart.attacks.base import Attack, Count
 from stalwart.attacks.losses import Goal, LossName
 from stalwart.attacks.oracle import Oracle
+from stalwart.attacks.restarts import worst_of_runs
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import generator
 from stalwart.sets import L0, ThreatSet
-
-_SELECTION_DRAWS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +27,8 @@ class PGD(Attack):
         step: step size in data units; default 2.5 * eps / steps (Linf, L2) or 1 (L0).
         relative_step: step size as a share of the radius, instead of ``step``.
         restarts: independent starts; only samples not yet broken go on.
-        loss: "ce", "margin", "dlr", "targeted-ce" or "targeted-margin". A targeted loss aims restart r at the class that is
-            r-th most likely on the clean input (the true class left out), as MultiTargeted does (arXiv 1910.09338).
+        loss: "ce", "margin", "dlr", "targeted-ce", "targeted-margin" or "targeted-dlr". A targeted loss aims restart r at the
+            class that is r-th most likely on the clean input (the true class left out).
         random_start: start from a random point of the set rather than from the clean input.
     """
 
@@ -52,25 +50,12 @@ class PGD(Attack):
 
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Run all restarts and return the best candidate of each sample."""
-        targets = self._targets(oracle, x, y)
-        found, alive = x.clone(), torch.arange(len(x), device=x.device)
-        best = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
-        for restart in range(self.restarts):
-            mine, own = within.select(alive), x[alive]
-            start = mine.sample(own, generator(seed, "start", restart, device=x.device)) if self.random_start else own
-            target = None if targets is None else targets[alive, restart % targets.shape[1]]
-            goal = Goal(self.loss, y[alive], target)
-            z, broken = ascend(oracle, goal, own, start, mine, self.steps, self._step(mine), alive)
-            if self.restarts == 1:
-                return z
-            value = self._worth(oracle, z, goal, alive)
-            better = (value > best[alive]) | broken
-            at = alive[better]
-            found[at], best[at] = z[better], value[better]
-            alive = alive[~broken]
-            if not len(alive):
-                break
-        return found
+
+        def climb(restart: int, goal: Goal, x: Tensor, within: ThreatSet, samples: Tensor) -> tuple[Tensor, Tensor]:
+            start = within.sample(x, generator(seed, "start", restart, device=x.device)) if self.random_start else x
+            return ascend(oracle, goal, x, start, within, self.steps, self._step(within), samples)
+
+        return worst_of_runs(oracle, self.loss, x, y, within, self.restarts, oracle.classes - 1, climb)
 
     def _step(self, within: ThreatSet) -> Tensor | float:
         if self.step is not None:
@@ -79,17 +64,6 @@ class PGD(Attack):
             return self.relative_step * within.scale
         # A step of less than the whole range never displaces a pixel that the random start chose under L0.
         return 1.0 if isinstance(within, L0) else 2.5 / self.steps * within.scale
-
-    def _targets(self, oracle: Oracle, x: Tensor, y: Tensor) -> Tensor | None:
-        if not self.loss.startswith("targeted"):
-            return None
-        logits = oracle.logits(x, torch.arange(len(x), device=x.device))[0]
-        return logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]
-
-    def _worth(self, oracle: Oracle, z: Tensor, goal: Goal, index: Tensor) -> Tensor:
-        # Across restarts the untargeted margin decides, whatever was climbed; fresh draws on a randomised model.
-        draws = _SELECTION_DRAWS if oracle.randomised else 1
-        return Goal("margin", goal.y)(oracle.logits(z, index, draws)).mean(0)
 
 
 @dataclass(frozen=True, kw_only=True)

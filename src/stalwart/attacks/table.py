@@ -2,10 +2,13 @@
 
 ATTACKS: dict[str, str] = {
     "adaptive-surrogate": "stalwart.attacks.adaptive_surrogate:AdaptiveSurrogateAttack",
+    "apgd": "stalwart.attacks.apgd:APGD",
     "bim": "stalwart.attacks.pgd:BIM",
     "fgsm": "stalwart.attacks.fgsm:FGSM",
     "noise": "stalwart.attacks.random_noise:RandomNoise",
     "pgd": "stalwart.attacks.pgd:PGD",
+    "rfgsm": "stalwart.attacks.rfgsm:RFGSM",
+    "square": "stalwart.attacks.square:Square",
     "surrogate-ensemble": "stalwart.attacks.surrogate_ensemble:SurrogateEnsemble",
     "transfer": "stalwart.attacks.transfer:Transfer",
 }

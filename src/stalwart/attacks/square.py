@@ -1,0 +1,199 @@
+"""The Square attack: random search by squares, which needs no gradient."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stalwart.attacks.base import Attack, Count
+from stalwart.attacks.losses import Goal
+from stalwart.attacks.oracle import Oracle
+from stalwart.core.errors import InputError
+from stalwart.core.numbers import Number, require
+from stalwart.core.random import generator, uniform
+from stalwart.sets import L2, Linf, ThreatSet
+from stalwart.sets.base import expand
+
+_HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_TILES = 5
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(Attack):
+    """Random search in an linf or l2 ball: change a square of the image, keep the change where the loss grows.
+
+    linf: the start is x with vertical stripes of ±eps; a proposal sets a random square to x ± eps, one sign a channel.
+    l2: the start is a grid of bumps of either sign; a proposal moves the perturbation of one random square to another, where
+    it is added to a bump, and spends what is left of the radius there. Squares are about p of the image; p starts at
+    ``p_init`` and is halved after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of every 10000 queries.
+
+    Images are the last two axes, and all axes before them channels; inputs [B, C, L] are images of one row, and inputs [B, D]
+    those of one row and one channel. A square that does not fit into a flat image becomes a rectangle of the same area.
+
+    No gradient is used, so that one which hides or misleads does not protect. A deterministic target's sample is done once
+    it is misclassified. On a randomised model nothing is: losses are averages over ``eot`` draws, best taken large.
+    Source: Andriushchenko, Croce, Flammarion, Hein, ECCV 2020 (arXiv 1912.00049), algorithms 1 to 3.
+
+    Attributes:
+        queries: points tried for each sample, the start among them, at least 1.
+        p_init: p at the beginning, in (0, 1].
+        loss: "margin" or "ce".
+    """
+
+    queries: Count = 5000
+    p_init: Number = 0.8
+    loss: Literal["margin", "ce"] = "margin"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.queries >= 1, f"queries must be at least 1, got {self.queries}.")
+        require(0 < self.p_init <= 1, f"p_init must lie in (0, 1], got {self.p_init}.")
+
+    def fits(self, model: nn.Module, within: ThreatSet) -> bool:
+        """Tell whether the threat set is an linf or an l2 ball."""
+        return isinstance(within, Linf | L2)
+
+    def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
+        """Return the point of largest loss of each sample, or the first that a decisive oracle misclassifies.
+
+        Raises:
+            InputError: the threat set is neither an linf nor an l2 ball.
+        """
+        if not isinstance(within, Linf | L2):
+            raise InputError(f"square works in linf and l2 balls, not in {within.describe()}; use pgd there.")
+        source = generator(seed, "square", device=x.device)
+        start, propose = (_stripes, _repaint) if isinstance(within, Linf) else (_bumps, _move)
+        goal, index = Goal(self.loss, y), torch.arange(len(x), device=x.device)
+        found, best = x.clone(), x.clone()
+        value = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        for query in range(self.queries):
+            images, eps = _as_images(x), expand(within.radius, _as_images(x))
+            if query == 0:
+                change = start(images, eps, source)
+            else:
+                change = propose(_as_images(best) - images, eps, self.share(query - 1), source)
+            z = within.project(x, x + change.reshape(x.shape))
+            logits = oracle.logits(z, index, oracle.eot)
+            fresh = oracle.averaged(logits, goal)
+            wrong = goal.broken(logits[-1]) & oracle.decisive
+            better = (fresh > value) | wrong
+            best[better], value[better] = z[better], fresh[better]
+            if wrong.any():
+                found[index[wrong]] = best[wrong]
+                alive = (~wrong).nonzero()[:, 0]
+                if not len(alive):
+                    return found
+                x, best, value, index = x[alive], best[alive], value[alive], index[alive]
+                goal, within = goal.select(alive), within.select(alive)
+        found[index] = best
+        return found
+
+    def share(self, proposal: int) -> float:
+        """Return p, the share of the image that proposal number ``proposal`` (from 0) changes."""
+        place = 10000 * proposal // self.queries
+        return self.p_init / 2 ** sum(place > after for after in _HALVED_AFTER)
+
+
+def _as_images(x: Tensor) -> Tensor:
+    """Return x as [B, C, H, W]."""
+    if x.dim() < 4:
+        return x.reshape(len(x), -1, 1, x.shape[-1])
+    return x.reshape(len(x), -1, *x.shape[-2:])
+
+
+def _stripes(x: Tensor, eps: float | Tensor, source: torch.Generator) -> Tensor:
+    return (eps * _signs((len(x), x.shape[1], 1, x.shape[3]), source, x)).expand_as(x)
+
+
+def _repaint(change: Tensor, eps: float | Tensor, share: float, source: torch.Generator) -> Tensor:
+    """Return the change with one window a sample at ±eps, one sign a channel."""
+    window = _place(change, _window(share, change, 1), source)
+    return torch.where(_mask(change, window), eps * _signs((*change.shape[:2], 1, 1), source, change), change)
+
+
+def _bumps(x: Tensor, eps: float | Tensor, source: torch.Generator) -> Tensor:
+    """Return about five bumps a side, in the middle, of length eps together."""
+    height, width = x.shape[2:]
+    tile = max(height // _TILES, 1), max(width // _TILES, 1)
+    change = torch.zeros_like(x)
+    for row in range(height % tile[0] // 2, height - tile[0] + 1, tile[0]):
+        for column in range(width % tile[1] // 2, width - tile[1] + 1, tile[1]):
+            change[:, :, row : row + tile[0], column : column + tile[1]] = _dipoles(x, tile, source)
+    return eps * change / change.square().sum((1, 2, 3), keepdim=True).sqrt()
+
+
+def _move(change: Tensor, eps: float | Tensor, share: float, source: torch.Generator) -> Tensor:
+    """Return the change with its length in a second window, and what is left of eps, spent in a first one."""
+    size = _window(share, change, 3)
+    here, there = _place(change, size, source), _place(change, size, source)
+    both = _mask(change, here) | _mask(change, there)
+    spent = (change.square() * both).sum((2, 3), keepdim=True)
+    unused = (eps**2 - change.square().sum((1, 2, 3), keepdim=True)).clamp_min(0)
+    old = change[here]
+    direction = _dipoles(change, size, source) + old / (_lengths(old) + _TINY)
+    moved = change.clone()
+    moved[there] = 0
+    moved[here] = direction / (_lengths(direction) + _TINY) * (unused / change.shape[1] + spent).sqrt()
+    return moved
+
+
+def _window(share: float, images: Tensor, least: int) -> tuple[int, int]:
+    """Return rows and columns of a window on ``share`` of the image, a square where it fits; odd where ``least`` is above 1."""
+    height, width = images.shape[2:]
+    area = share * height * width
+    side = max(round(math.sqrt(area)), least) | (least > 1)
+    rows = max(round(area / width), least) if side > width else side
+    columns = max(round(area / height), least) if side > height else side
+    return min(rows, height), min(columns, width)
+
+
+def _place(images: Tensor, size: tuple[int, int], source: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the index of one window a sample at a random place: images[index] is [B, C, rows, columns]."""
+    axes = []
+    for length, whole in zip(size, images.shape[2:], strict=True):
+        first = (uniform(images.shape[:1], source, images) * (whole - length + 1)).long().clamp_max(whole - length)
+        axes.append(first[:, None] + torch.arange(length, device=images.device))
+    samples, channels = (torch.arange(n, device=images.device) for n in images.shape[:2])
+    return samples[:, None, None, None], channels[:, None, None], axes[0][:, None, :, None], axes[1][:, None, None, :]
+
+
+def _mask(images: Tensor, window: tuple[Tensor, ...]) -> Tensor:
+    """Return which entries of the images the windows cover."""
+    mask = torch.zeros_like(images, dtype=torch.bool)
+    mask[window] = True
+    return mask
+
+
+def _signs(shape: tuple[int, ...], source: torch.Generator, like: Tensor) -> Tensor:
+    return 1 - 2 * (uniform(shape, source, like) < 0.5).to(like.dtype)
+
+
+def _lengths(images: Tensor) -> Tensor:
+    return images.square().sum((2, 3), keepdim=True).sqrt()
+
+
+def _dipoles(images: Tensor, size: tuple[int, int], source: torch.Generator) -> Tensor:
+    """Return [B, C, rows, columns]: one bump up and one down, side by side or above each other, signs by channel."""
+    rows, columns = size
+    upright = uniform((len(images), 1, 1, 1), source, images) < 0.5
+    pattern = torch.where(upright, _dipole(rows, columns, images), _dipole(columns, rows, images).T)
+    return pattern * _signs((*images.shape[:2], 1, 1), source, images)
+
+
+def _dipole(rows: int, columns: int, like: Tensor) -> Tensor:
+    both = torch.cat([_bump(rows // 2, columns, like), -_bump(rows - rows // 2, columns, like)])
+    return both / both.norm()
+
+
+def _bump(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Return Σ_{n >= d} 1 / (n + 1)² at max-norm distance d from the centre, of length 1: a bell of squares."""
+    down, across = (torch.arange(n, device=like.device).sub(n // 2).abs() for n in (rows, columns))
+    distance = torch.maximum(down[:, None], across)
+    terms = (
+        torch.arange(1, max(rows // 2, columns // 2) + 2, device=like.device, dtype=like.dtype).square().reciprocal()
+    )
+    bell = terms.flip(0).cumsum(0).flip(0)[distance]
+    return bell / bell.norm()
