@@ -96,6 +96,7 @@ def family(out: Path, seed: int, x: Tensor, y: Tensor) -> dict[str, nn.Module]:
     trained = copy.deepcopy(converted)
     set_steps(trained, 50)
     for layer in neurons(trained).values():
+        assert isinstance(layer, LIF)
         layer.threshold.mul_(0.7)
         layer.leak.fill_(0.99)
     adam = torch.optim.Adam(trained.parameters(), lr=1e-4, weight_decay=5e-4, amsgrad=True)
