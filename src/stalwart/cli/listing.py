@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from stalwart.attacks.table import ATTACKS
 from stalwart.bounds import METHODS
+from stalwart.convert import METHODS as CONVERSIONS
 from stalwart.core.errors import UsageError
 from stalwart.core.registry import lookup, options_of, suggest
 from stalwart.data.table import DATASETS
@@ -19,6 +20,7 @@ TABLES: dict[str, Mapping[str, str]] = {
     "models": MODELS,
     "noises": NOISES,
     "datasets": DATASETS,
+    "conversions": CONVERSIONS,
 }
 
 

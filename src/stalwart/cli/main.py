@@ -68,9 +68,52 @@ def train(
 
 
 @app.command()
+def convert(
+    options: Annotated[
+        list[str] | None, typer.Argument(help="A run folder, then options of the method such as percentile=99.7.")
+    ] = None,
+    to: Annotated[str, typer.Option("--to", help="snn, nir or onnx.")] = "snn",
+    method: Annotated[
+        str | None, typer.Option("--method", help="How thresholds are found: see `stalwart list conversions`.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Time steps for one input; 8 by default.")] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", help="direct, poisson, ...; direct by default.")] = None,
+    max_pool: Annotated[str | None, typer.Option("--max-pool", help="refuse, or spikes.")] = None,
+    lossy: Annotated[
+        str | None, typer.Option("--lossy", help="What NIR may lose, such as soft-reset,initial; nothing by default.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="A foreign model: pkg.module:factory.")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Its weights, a safetensors file.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Data for a foreign model: a name, a .npz file or an image folder.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output folder, or file of --to nir and onnx.")
+    ] = None,
+    data_dir: DataDir = None,
+    no_download: NoDownload = False,
+) -> None:
+    """Turn a run's or a foreign network into a spiking one, or write it for other tools."""
+    from stalwart.cli.converting import Wish, convert_foreign, convert_run
+    from stalwart.recipes.runs import Source
+
+    source, words = Source(data_dir, not no_download), options or []
+    wish = Wish(to, method, steps, encoder, max_pool, lossy, [word for word in words if "=" in word])
+    folders = [Path(word) for word in words if "=" not in word]
+    if len(folders) + (model is not None) != 1:
+        raise UsageError("name a run folder, or a foreign model with --model pkg.module:factory; one of the two.")
+    if model is None:
+        if weights or dataset:
+            raise UsageError("--weights and --dataset belong to --model; a run has its own.")
+        print(convert_run(folders[0], wish, source, out))
+    else:
+        print(convert_foreign(model, weights, dataset, wish, source, out))
+
+
+@app.command()
 def evaluate(
     run: Annotated[Path | None, typer.Argument(help="A run folder; leave it out with --model.")] = None,
-    suite: Annotated[str | None, typer.Option("--suite", help="quick, standard or stochastic.")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", help="One of `stalwart list suites`.")] = None,
     eps: Annotated[str | None, typer.Option("--eps", help="Radius, such as 0.1 or 8/255.")] = None,
     norm: Annotated[str | None, typer.Option("--norm", help="linf or l2.")] = None,
     curve: Annotated[str | None, typer.Option("--curve", help="Further radii, such as 2/255,4/255.")] = None,
@@ -92,6 +135,7 @@ def evaluate(
 ) -> None:
     """Attack a trained run or a foreign model, and write its report."""
     from stalwart.recipes import runs
+    from stalwart.recipes.foreign import foreign_model
     from stalwart.recipes.load import parse_evaluation
 
     source = runs.Source(data_dir, not no_download)
@@ -121,7 +165,16 @@ def evaluate(
         full = recipe.model_copy(update={"evaluation": section}).model_dump(mode="json")
         folder = out or run
         report = runs.evaluate_model(
-            recipe.name, network, data, section, seed, folder, full, runs.metrics_of(run), runs.pick_device(device)
+            recipe.name,
+            network,
+            data,
+            section,
+            seed,
+            folder,
+            full,
+            runs.metrics_of(run),
+            runs.pick_device(device),
+            runs.origin_of(recipe, run, source),
         )
     else:
         assert model is not None
@@ -130,7 +183,7 @@ def evaluate(
         folder = out or Path("runs") / model.replace(":", "-")
         runs.require_writable(folder)
         section = parse_evaluation(changes)
-        network = runs.foreign_model(model, weights)
+        network = foreign_model(model, weights)
         data = source.named(dataset)
         report = runs.evaluate_model(model, network, data, section, seed, folder, device=runs.pick_device(device))
     _summary(report)
@@ -208,7 +261,8 @@ def report(
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="recipes, attacks, objectives, models, noises, datasets, bounds or suites.")
+        str,
+        typer.Argument(help="recipes, attacks, objectives, models, noises, datasets, conversions, bounds or suites."),
     ] = "all",
 ) -> None:
     """Show what there is, with every option and its default."""
@@ -230,6 +284,7 @@ def doctor(
     """Say what this machine offers, and which operators of a model bounds do not know."""
     from stalwart.cli.doctor import diagnose, machine
     from stalwart.recipes import runs
+    from stalwart.recipes.foreign import foreign_model
 
     if target is not None and model is not None:
         raise UsageError("name a run folder or .onnx file, or a foreign model with --model; one of the two.")
@@ -239,7 +294,7 @@ def doctor(
             raise UsageError("a foreign model needs --shape, that of one input, such as 1,28,28.")
         if not all(side.strip().isdigit() and int(side) > 0 for side in shape.split(",")):
             raise UsageError(f"--shape must be positive integers such as 1,28,28, got '{shape}'.")
-        network, sides = runs.foreign_model(model, None), tuple(int(side) for side in shape.split(","))
+        network, sides = foreign_model(model, None), tuple(int(side) for side in shape.split(","))
     elif target is None:
         return
     elif target.suffix == ".onnx":

@@ -19,15 +19,15 @@ class Balancing(Method):
 
     Attributes:
         percentile: of the currents, in (0, 100]; 100 is their maximum.
-        steps: time steps of the balancing.
+        balancing_steps: time steps of the balancing.
     """
 
     percentile: Number = 100.0
-    steps: int = 100
+    balancing_steps: int = 100
 
     def __post_init__(self) -> None:
         require(0 < self.percentile <= 100, f"the percentile must lie in (0, 100], got {self.percentile}.")
-        require(self.steps >= 1, f"steps must be at least 1, got {self.steps}.")
+        require(self.balancing_steps >= 1, f"balancing_steps must be at least 1, got {self.balancing_steps}.")
 
     def neurons(self, activation: nn.Module, shape: tuple[int, ...]) -> LIF:
         """Return neurons of binary spikes."""
@@ -37,7 +37,7 @@ class Balancing(Method):
     def settle(self, network: SpikingNetwork, plain: nn.Module, paths: list[str], x: Tensor) -> None:
         """Balance the layers in order."""
         deployed = network.steps
-        set_steps(network, self.steps)
+        set_steps(network, self.balancing_steps)
         try:
             balance_thresholds(network, x, float(self.percentile))
         finally:

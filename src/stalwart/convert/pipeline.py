@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stalwart.convert.activity import shapes, shown
 from stalwart.convert.method import Method
-from stalwart.convert.prepare import Findings, MaxPooling, prepare
+from stalwart.convert.prepare import Findings, prepare
 from stalwart.convert.table import METHODS
 from stalwart.core.errors import InputError
 from stalwart.core.modes import evaluating
@@ -43,7 +43,7 @@ def convert(
     steps: int = 8,
     encoder: str | Mapping[str, Any] = "direct",
     method: str = "rate",
-    max_pool: MaxPooling = "refuse",
+    max_pool: str = "refuse",
     **options: Any,
 ) -> SpikingNetwork:
     """Return a spiking network with a trained network's weights, [B, ...] -> [B, K].
@@ -88,7 +88,7 @@ def rebuilt(
     steps: int,
     encoder: str | Mapping[str, Any],
     method: Method,
-    max_pool: MaxPooling = "refuse",
+    max_pool: str = "refuse",
 ) -> Converted:
     """Return the spiking copy before its numbers are found; weights and numbers may then be loaded from a file.
 

@@ -74,7 +74,7 @@ class Findings:
 
 
 def prepare(
-    model: nn.Module, fold: bool = True, max_pool: MaxPooling = "refuse", analog: bool = True
+    model: nn.Module, fold: bool = True, max_pool: str = "refuse", analog: bool = True
 ) -> tuple[nn.Module, Findings]:
     """Return a copy of a network in evaluation mode whose activations are modules, one a call, and what was found.
 
@@ -320,7 +320,7 @@ def _fused(layer: Any, norm: Any) -> nn.Module:
     return fused
 
 
-def _check(layers: nn.Module, found: Findings, max_pool: MaxPooling, analog: bool) -> None:
+def _check(layers: nn.Module, found: Findings, max_pool: str, analog: bool) -> None:
     for path, layer in in_order(layers):
         if isinstance(layer, fx.GraphModule):
             analog = False

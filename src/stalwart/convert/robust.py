@@ -29,7 +29,7 @@ class Robust(Method):
     Attributes:
         percentile: of the currents of each batch, over neurons, samples and steps; the largest of all batches counts.
         rho: ρ, what the thresholds are multiplied by, in (0, 1].
-        steps: time steps of the balancing.
+        balancing_steps: time steps of the balancing.
         batches, batch: how many training batches, of how many inputs.
         reset: "hard", as theirs, or "soft".
         gamma: half the width of the triangle that gradients go through, in units of membranes, as are those of attacks then.
@@ -39,7 +39,7 @@ class Robust(Method):
 
     percentile: Number = 99.7
     rho: Number = 0.3
-    steps: int = 100
+    balancing_steps: int = 100
     batches: int = 11
     batch: int = 64
     reset: Literal["hard", "soft"] = "hard"
@@ -48,7 +48,7 @@ class Robust(Method):
     def __post_init__(self) -> None:
         require(0 < self.percentile <= 100, f"the percentile must lie in (0, 100], got {self.percentile}.")
         require(0 < self.rho <= 1, f"rho must lie in (0, 1], got {self.rho}.")
-        for name in ("steps", "batches", "batch"):
+        for name in ("balancing_steps", "batches", "batch"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
         require(self.gamma > 0, f"gamma must be positive, got {self.gamma}.")
 
@@ -71,7 +71,7 @@ class Robust(Method):
         norms = [layer for layer in network.layers.modules() if isinstance(layer, _NORMS)]
         deployed = network.steps
         parts = x[: self.batches * self.batch].split(self.batch)
-        set_steps(network, self.steps)
+        set_steps(network, self.balancing_steps)
         for norm in norms:
             norm.train()
         try:

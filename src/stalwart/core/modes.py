@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from torch import nn
 
 _STEPWISE: ContextVar[bool] = ContextVar("stepwise", default=False)
+_ELEMENTARY: ContextVar[bool] = ContextVar("elementary", default=False)
 
 
 @contextlib.contextmanager
@@ -32,6 +33,22 @@ def stepwise() -> Iterator[None]:
         yield
     finally:
         _STEPWISE.reset(token)
+
+
+@contextlib.contextmanager
+def elementary() -> Iterator[None]:
+    """Let spiking networks run step by step as comparisons, products and sums alone, which any format can write down."""
+    token = _ELEMENTARY.set(True)
+    try:
+        with stepwise():
+            yield
+    finally:
+        _ELEMENTARY.reset(token)
+
+
+def is_elementary() -> bool:
+    """Tell whether steps of neurons are to be plain operators."""
+    return _ELEMENTARY.get()
 
 
 def is_stepwise() -> bool:

@@ -39,12 +39,15 @@ def progress(title: str, total: int, enabled: bool = True) -> Iterator[Advance]:
 
             yield advance
     else:
-        last = time.monotonic()
+        started = last = time.monotonic()
 
         def line(done: int, note: str = "") -> None:
             nonlocal last
-            if time.monotonic() - last >= _LINE_EVERY:
-                last = time.monotonic()
-                print(f"{title}: {done}/{total} {note}".rstrip(), flush=True)
+            now = time.monotonic()
+            if now - last >= _LINE_EVERY:
+                last = now
+                left = (now - started) / max(1, done) * max(0, total - done) / 60
+                forecast = f"about {left:.0f} min left" if left >= 1 else ""
+                print("  ".join(one for one in (f"{title}: {done}/{total}", note, forecast) if one), flush=True)
 
         yield line

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stalwart.attacks import AttackResult
+from stalwart.attacks import Attack, AttackResult
+from stalwart.attacks.base import Cost
 from stalwart.attacks.guard import undisturbed
 from stalwart.core.checks import check_images, check_labels, check_logits
 from stalwart.core.errors import InputError
@@ -19,6 +21,7 @@ from stalwart.core.registry import suggest
 from stalwart.evaluation.diagnostics import diagnose
 from stalwart.evaluation.findings import Findings
 from stalwart.evaluation.judge import Candidates, Judge
+from stalwart.evaluation.kept import Kept, fingerprint
 from stalwart.evaluation.pictures import pictures
 from stalwart.evaluation.randomised import stochastic_section, sweep_draws
 from stalwart.evaluation.results import AttackRow, CurvePoint, Evaluation, Rate
@@ -69,6 +72,8 @@ def evaluate(
     split: str = "test",
     classes: Sequence[str] = (),
     advance: Advance = silent,
+    origin: nn.Module | None = None,
+    kept: Path | None = None,
 ) -> tuple[Evaluation, Samples]:
     """Run a suite against a model and return the results with the per-sample table.
 
@@ -77,7 +82,7 @@ def evaluate(
         x: inputs [N, ...] in data units.
         y: labels [N].
         within: the threat set, with one radius for all samples.
-        suite_name: "quick", "standard" or "stochastic".
+        suite_name: "quick", "standard" or another name of :data:`stalwart.evaluation.suites.SUITES`.
         seed: root of all randomness.
         rule: the decision rule of a randomised model that the headline numbers are for; no matter for a deterministic one.
         curve: further radii at which the suite's curve attacks are run.
@@ -85,6 +90,8 @@ def evaluate(
         split: which part of it this is, for the report.
         classes: names of the classes, for the report.
         advance: called with the number of attacks done.
+        origin: the network that the model was converted from, a source of transfer attacks where a suite has such.
+        kept: a folder for what attacks found, so that a killed evaluation goes on; it is gone when all is done.
 
     Raises:
         InputError: NaN, values out of range, wrong shapes, labels that do not exist, logits that are not finite.
@@ -111,25 +118,35 @@ def evaluate(
     for name, column in (("index", torch.arange(len(x))), ("label", y), ("clean", clean)):
         table.add(name, column)
 
-    entries = chosen.fitting(model, randomised, within)
+    entries = chosen.fitting(model, randomised, within, origin is not None)
     if randomised and not switchable:
         entries = tuple(entry for entry in entries if entry.kind != "transfer")
     radii = _radii(curve, within)
     rows: list[AttackRow] = []
     candidates = {eps: Candidates(judge, x) for eps in radii}
+    store = Kept(kept, "" if kept is None else fingerprint(model, x, y, within.describe(), suite_name, str(seed)))
     for eps in radii:
         for entry in entries:
             main = eps == within.size
             if not (main or entry.curve):
                 continue
             begun = time.monotonic()
-            result = entry.build()(model, x, y, within=within.with_eps(eps), seed=derive(seed, entry.name, eps))
+            name = f"{entry.name}@{eps:g}"
+            result = store.read(name, x.device)
+            if result is None:
+                left = candidates[eps].correct(rule) if entry.survivors else torch.ones_like(clean)
+                result = _attack(
+                    entry.build(origin), model, x, y, left, within.with_eps(eps), derive(seed, entry.name, eps)
+                )
+                store.write(name, result)
             seconds = time.monotonic() - begun
             candidates[eps].offer(result.x_adv)
             correct = judge.margins(result.x_adv, entry.name, eps)[rule] > 0
+            if entry.survivors:
+                correct &= candidates[eps].correct(rule)
             table.add(entry.name if main else f"{entry.name}@{eps:g}", correct)
             rows.append(_row(entry, eps, rule if randomised else "deterministic", correct, result, seconds))
-            if main:
+            if main and not entry.survivors:
                 findings.correct[entry.name], findings.kinds[entry.name] = correct, entry.kind
             if entry.name == "pgd-ce":
                 findings.by_radius[eps] = correct
@@ -168,12 +185,31 @@ def evaluate(
         pictures=pictures(judge, rule, x, worst.best[rule]),
         seconds=time.monotonic() - started,
     )
+    store.clear()
     return evaluation, table
 
 
-def steps_of(suite_name: str, model: nn.Module, curve: Sequence[float | str], within: ThreatSet) -> int:
+def _attack(
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, left: Tensor, within: ThreatSet, seed: int
+) -> AttackResult:
+    """Attack the inputs that are left, [N] bool; the others stay as they are, at no cost."""
+    if left.all():
+        return attack(model, x, y, within=within, seed=seed)
+    x_adv, success, margin = x.clone(), ~left, torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    forwards = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    backwards = forwards.clone()
+    if left.any():
+        found = attack(model, x[left], y[left], within=within, seed=seed)
+        x_adv[left], success[left], margin[left] = found.x_adv, found.success, found.margin.to(margin)
+        forwards[left], backwards[left] = found.cost.forwards.to(forwards), found.cost.backwards.to(backwards)
+    return AttackResult(x_adv, success, margin, Cost(forwards, backwards))
+
+
+def steps_of(
+    suite_name: str, model: nn.Module, curve: Sequence[float | str], within: ThreatSet, origin: bool = False
+) -> int:
     """Return how many attacks :func:`evaluate` will run, for a progress bar."""
-    entries = suite(suite_name).fitting(model, is_random(model), within)
+    entries = suite(suite_name).fitting(model, is_random(model), within, origin)
     return len(entries) + (len(_radii(curve, within)) - 1) * sum(entry.curve for entry in entries)
 
 
@@ -211,5 +247,5 @@ def _row(entry: Entry, eps: float, rule: str, correct: Tensor, result: AttackRes
         forwards=float(result.cost.forwards.float().mean()),
         backwards=float(result.cost.backwards.float().mean()),
         seconds=round(seconds, 3),
-        options={"attack": entry.attack, **entry.options},
+        options={"attack": entry.attack, **entry.options, **({"inputs": "survivors"} if entry.survivors else {})},
     )

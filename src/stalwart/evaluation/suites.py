@@ -11,6 +11,8 @@ from stalwart.attacks.table import ATTACKS
 from stalwart.core.registry import build, lookup
 from stalwart.sets import ThreatSet
 
+ORIGIN = "origin"
+"""The source of a transfer attack that is the network which the model was converted from."""
 Kind = Literal["noise", "white-box", "transfer"]
 
 
@@ -24,6 +26,7 @@ class Entry:
         options: hyper-parameters.
         kind: random noise is a control, a transfer attack a check on the white-box ones.
         curve: whether it also runs at every radius of the accuracy curve.
+        survivors: whether it runs only on what the attacks before it have left, so that its row counts these together.
     """
 
     name: str
@@ -31,10 +34,19 @@ class Entry:
     options: Mapping[str, Any] = field(default_factory=dict)
     kind: Kind = "white-box"
     curve: bool = False
+    survivors: bool = False
 
-    def build(self) -> Attack:
-        """Return the attack itself."""
-        found: Attack = build("attack", ATTACKS, self.attack, self.options)
+    @property
+    def from_origin(self) -> bool:
+        """Whether it crafts on the network that the model was converted from."""
+        return self.options.get("source") == ORIGIN
+
+    def build(self, origin: nn.Module | None = None) -> Attack:
+        """Return the attack itself; one that crafts on the network before a conversion needs that network, ``origin``."""
+        options = dict(self.options)
+        if self.from_origin:
+            options["source"] = origin
+        found: Attack = build("attack", ATTACKS, self.attack, options)
         return found
 
 
@@ -51,10 +63,21 @@ class Suite:
     entries: tuple[Entry, ...]
     randomised: tuple[Entry, ...]
 
-    def fitting(self, model: nn.Module, randomised: bool, within: ThreatSet) -> tuple[Entry, ...]:
-        """Return the entries that are made for a model and a threat set."""
+    def fitting(self, model: nn.Module, randomised: bool, within: ThreatSet, origin: bool = False) -> tuple[Entry, ...]:
+        """Return the entries that are made for a model and a threat set.
+
+        Args:
+            model: the model to judge.
+            randomised: whether its answers vary.
+            within: the threat set.
+            origin: whether the network that it was converted from is at hand.
+        """
         entries = self.randomised if randomised else self.entries
-        return tuple(entry for entry in entries if entry.build().fits(model, within))
+        return tuple(
+            entry
+            for entry in entries
+            if (origin or not entry.from_origin) and (entry.from_origin or entry.build().fits(model, within))
+        )
 
 
 def _pgd(loss: str, steps: int, **more: Any) -> dict[str, Any]:
@@ -123,9 +146,40 @@ SPIKING = Suite(
 )
 """For networks of spiking neurons: also nineteen assumed derivatives of a spike, and one that adapts to each neuron."""
 
+
+def _ensemble(name: str, attack: str, options: dict[str, Any], eot: int) -> Entry:
+    members = {"attack": attack, "options": options, "eot": eot}
+    return Entry(f"surrogates-{name}", "surrogate-ensemble", members, curve=name == "pgd", survivors=True)
+
+
+def _adaptive(eot: int) -> tuple[Entry, ...]:
+    crafted = {"source": ORIGIN, "attack": "pgd", "options": _pgd("margin", 50)}
+    return (
+        *_CONTROLS,
+        Entry("pgd-ce", "pgd", _pgd("ce", 20, eot=eot), curve=True),
+        Entry("pgd-ce-long", "pgd", _pgd("ce", 100, eot=eot)),
+        Entry("origin-margin", "transfer", crafted, "transfer"),
+        _ensemble("fgsm", "fgsm", {}, eot),
+        _ensemble("rfgsm", "rfgsm", {}, eot),
+        _ensemble("pgd", "pgd", _pgd("ce", 20), eot),
+        _ensemble("apgd-dlr", "apgd", _pgd("dlr", 10), eot),
+        _ensemble("apgd-targeted", "apgd", _pgd("targeted-dlr", 10), eot),
+        Entry("adaptive-surrogate", "adaptive-surrogate", {"steps": 100, "eot": eot}, curve=True, survivors=True),
+        Entry("square", "square", {"queries": 5000, "eot": eot}, survivors=True),
+    )
+
+
+SNN_ADAPTIVE = Suite("snn-adaptive", _adaptive(1), _adaptive(10))
+"""For converted and other spiking networks: nineteen assumed derivatives under each of five attacks, one that adapts, transfer
+from the network before the conversion, and a search without gradients; the costly ones on what is left.
+
+Source: Özdenizci and Legenstein, TMLR 2024 (arXiv 2311.09266), section 4.
+"""
+
 SUITES: dict[str, str] = {
     "quick": "stalwart.evaluation.suites:QUICK",
     "standard": "stalwart.evaluation.suites:STANDARD",
+    "snn-adaptive": "stalwart.evaluation.suites:SNN_ADAPTIVE",
     "stochastic": "stalwart.evaluation.suites:STOCHASTIC",
     "spiking": "stalwart.evaluation.suites:SPIKING",
 }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stalwart.core.errors import InputError
 from stalwart.core.files import atomic
+from stalwart.core.modes import elementary
 from stalwart.core.numbers import require
 from stalwart.core.random import generator
 from stalwart.interchange.onnx_file import OPSETS, extra
@@ -29,7 +30,7 @@ def write_onnx(
 
     The file is run in onnxruntime on the example and on random inputs between its extremes, and gets its name only if
     it computes what the model computes; otherwise nothing is written. Batch normalisation behind a convolution is folded
-    into it.
+    into it. A spiking network is unrolled: all its time steps stand in the file one after the other.
 
     Args:
         model: any deterministic module of float32 parameters that ``torch.jit.trace`` can follow.
@@ -72,16 +73,17 @@ def _trace(model: nn.Module, x: Tensor, path: Path, opset: int) -> None:
         # The exporter that is to replace this one needs the package onnxscript.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            torch.onnx.export(
-                model,
-                (x,),
-                path,
-                dynamo=False,
-                opset_version=opset,
-                input_names=["x"],
-                output_names=["y"],
-                dynamic_axes={"x": {0: "batch"}, "y": {0: "batch"}},
-            )
+            with elementary():
+                torch.onnx.export(
+                    model,
+                    (x,),
+                    path,
+                    dynamo=False,
+                    opset_version=opset,
+                    input_names=["x"],
+                    output_names=["y"],
+                    dynamic_axes={"x": {0: "batch"}, "y": {0: "batch"}},
+                )
         except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as problem:
             raise InputError(
                 f"the model cannot be written as ONNX: {problem} Replace what it names by operators that ONNX has."

@@ -1,11 +1,9 @@
 """Runs: a folder that holds a recipe, its weights and its results, and the steps that fill it."""
 
 import hashlib
-import importlib
 import json
 import math
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +166,13 @@ def _start(recipe: Recipe, data: Data, out: Path, source: Source) -> tuple[nn.Mo
     return converted(section, network, data), network
 
 
+def origin_of(recipe: Recipe, folder: Path, source: Source) -> nn.Module | None:
+    """Return the network that a run's was converted from, where its run is still there."""
+    if recipe.conversion is None or not (folder / recipe.conversion.source / "model.safetensors").exists():
+        return None
+    return load_run((folder / recipe.conversion.source).resolve(), source)[1]
+
+
 def load_run(folder: Path, source: Source, device: str = "cpu") -> tuple[Recipe, nn.Module, Data]:
     """Return a finished run's recipe, its model with the selected weights, and its data.
 
@@ -185,37 +190,6 @@ def load_run(folder: Path, source: Source, device: str = "cpu") -> tuple[Recipe,
     model = make_model(recipe, data)
     load_weights(model, weights, "model")
     return recipe, model.to(device).eval(), data
-
-
-def foreign_model(path: str, weights: Path | None) -> nn.Module:
-    """Import ``pkg.module:factory``, call it without arguments and load its weights.
-
-    Raises:
-        UsageError: there is no such module or factory, or it does not return an ``nn.Module``.
-        FileError: the weights are damaged or do not fit.
-    """
-    name, colon, attribute = path.partition(":")
-    if not colon or not name or not attribute:
-        raise UsageError(f"--model '{path}' must read pkg.module:factory.")
-    # As `python -m` does, so that a module in the current folder is found.
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    # Whatever goes wrong in a stranger's module is the call's fault, not this library's.
-    try:
-        factory = getattr(importlib.import_module(name), attribute)
-    except Exception as problem:
-        raise UsageError(f"--model '{path}': {problem}. Name an importable module and a factory in it.") from problem
-    try:
-        model = factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
-    except Exception as problem:
-        raise UsageError(
-            f"--model '{path}': calling it failed: {problem}. Name a factory that needs no arguments."
-        ) from problem
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"--model '{path}' gave a {type(model).__name__}; it must give a torch.nn.Module.")
-    if weights is not None:
-        load_weights(model, weights)
-    return model.eval()
 
 
 def pick_device(name: str | None) -> str:
@@ -253,15 +227,20 @@ def evaluate_model(
     recipe: dict[str, Any] | None = None,
     training: list[dict[str, Any]] | None = None,
     device: str = "cpu",
+    origin: nn.Module | None = None,
 ) -> Report:
-    """Attack and certify a model on the test part; write ``report.json``, ``index.html`` and ``samples.csv`` to ``out``."""
+    """Attack and certify a model on the test part; write ``report.json``, ``index.html`` and ``samples.csv`` to ``out``.
+
+    ``origin`` is the network that it was converted from, where it is at hand. An evaluation that was killed goes on with the
+    attack that it was at.
+    """
     require_writable(out)
     test = data.test if section.samples is None else data.test.take(section.samples)
     if not len(test):
         raise UsageError(f"dataset '{data.name}' has no test samples to evaluate on; give it a test part.")
     x, y = test.to(device).batch(slice(None))
     within = lookup("threat set", SETS, section.norm)(section.eps)
-    total = steps_of(section.suite, model, section.curve, within)
+    total = steps_of(section.suite, model, section.curve, within, origin is not None)
     with progress(f"evaluating {name}", total) as advance:
         evaluation, samples = evaluate(
             model.to(device),
@@ -276,6 +255,8 @@ def evaluate_model(
             "test",
             data.classes,
             advance,
+            origin,
+            out / "attacks",
         )
     certificates: Certificates | None = None
     if section.certify is not None:
@@ -303,7 +284,7 @@ def evaluate_model(
         recipe=recipe,
         environment=environment(),
         certificates=certificates,
-        spikes=watch_spikes(model, x, y, seed, within if section.suite == "spiking" else None),
+        spikes=watch_spikes(model, x, y, seed, within if section.suite in ("spiking", "snn-adaptive") else None),
     )
     report = Report(runs=[run], title=f"Robustness of {name}")
     return save_report(report, samples, out)

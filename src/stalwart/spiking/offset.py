@@ -62,5 +62,8 @@ class OffsetIF(LIF):
         raise InputError("neurons that calibrate their offset cannot run a period of their steps; use 'lif'.")
 
     def one_step(self, current: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Refuse: bounds do not know the shift."""
-        raise InputError("bounds do not know neurons that calibrate their offset; bound the network without them.")
+        """Refuse: all of the first ρ steps decide where the others start."""
+        raise InputError(
+            "neurons that calibrate their offset do not run step by step, as bounds and ONNX files need; convert by another "
+            "method."
+        )

@@ -11,28 +11,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stalwart.core.modes import is_elementary
+
 
 @torch.library.custom_op("stalwart::fire", mutates_args=())
-def fire(membrane: Tensor, threshold: Tensor, strict: bool) -> Tensor:
-    """Return 1 where the membrane [B, ...] reaches the threshold, or exceeds it if ``strict``, else 0."""
+def _fire(membrane: Tensor, threshold: Tensor, strict: bool) -> Tensor:
     return _above(membrane, threshold, strict).to(membrane)
 
 
-@fire.register_fake
+@_fire.register_fake
 def _(membrane: Tensor, threshold: Tensor, strict: bool) -> Tensor:
     return torch.empty_like(membrane)
 
 
 @torch.library.custom_op("stalwart::keep", mutates_args=())
-def keep(membrane: Tensor, threshold: Tensor, hard: bool, strict: bool) -> Tensor:
-    """Return what is left of the membrane [B, ...] after it fired: u - θ, or 0 if ``hard``; elsewhere u itself."""
-    left = torch.zeros_like(membrane) if hard else membrane - threshold
-    return torch.where(_above(membrane, threshold, strict), left, membrane)
+def _keep(membrane: Tensor, threshold: Tensor, hard: bool, strict: bool) -> Tensor:
+    return _left(membrane, threshold, hard, strict)
 
 
-@keep.register_fake
+@_keep.register_fake
 def _(membrane: Tensor, threshold: Tensor, hard: bool, strict: bool) -> Tensor:
     return torch.empty_like(membrane)
+
+
+def fire(membrane: Tensor, threshold: Tensor, strict: bool) -> Tensor:
+    """Return 1 where the membrane [B, ...] reaches the threshold, or exceeds it if ``strict``, else 0."""
+    if is_elementary():
+        return _above(membrane, threshold, strict).to(membrane.dtype)
+    found: Tensor = _fire(membrane, threshold, strict)
+    return found
+
+
+def keep(membrane: Tensor, threshold: Tensor, hard: bool, strict: bool) -> Tensor:
+    """Return what is left of the membrane [B, ...] after it fired: u - θ, or 0 if ``hard``; elsewhere u itself."""
+    found: Tensor = (_left if is_elementary() else _keep)(membrane, threshold, hard, strict)
+    return found
+
+
+def _left(membrane: Tensor, threshold: Tensor, hard: bool, strict: bool) -> Tensor:
+    left = torch.zeros_like(membrane) if hard else membrane - threshold
+    return torch.where(_above(membrane, threshold, strict), left, membrane)
 
 
 def _above(membrane: Tensor, threshold: Tensor, strict: bool) -> Tensor:
@@ -43,5 +61,5 @@ def _nothing(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
     raise RuntimeError("stepwise spikes carry no gradient; bounds differentiate their own, attacks the fused call.")
 
 
-fire.register_autograd(_nothing)
-keep.register_autograd(_nothing)
+_fire.register_autograd(_nothing)
+_keep.register_autograd(_nothing)
