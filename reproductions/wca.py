@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from stalwart.cli.memory import keep_memory
-from stalwart.recipes import load_recipe, runs
+from stalwart.recipes import judging, load_recipe, runs
 from stalwart.recipes.load import parse_evaluation
 from stalwart.report import Report
 
@@ -48,7 +48,7 @@ def part(out: Path, model: str, seed: int) -> dict[str, object]:
         if not (at / "report.json").exists():
             _, network, data = runs.load_run(folder, source)
             section = parse_evaluation({"suite": "stochastic", "eps": eps, "samples": 500, "rule": "single"})
-            runs.evaluate_model(recipe.name, network, data, section, seed, at, device="cpu")
+            judging.evaluate_model(recipe.name, network, data, section, seed, at, device="cpu")
         evaluation = Report.load(at).runs[0].evaluation
         rows = {row.name: 100 * row.robust.value for row in evaluation.attacks}
         flags = {flag.code: flag.fired for flag in evaluation.flags}

@@ -11,7 +11,7 @@ from stalwart.core.numbers import parse_number
 from stalwart.core.progress import progress
 from stalwart.core.registry import build
 from stalwart.interchange import write_result
-from stalwart.recipes import runs
+from stalwart.recipes import judging, runs
 from stalwart.sets import Linf
 
 SAMPLES, TIMEOUT = 100, 60.0
@@ -64,7 +64,7 @@ def certify_run(
         found = certify_dataset(model, x, y, Linf(radius), timeout, out, names, seed, advance)
     shown = []
     if COMPLETE in names:
-        shown = [runs.add_verdicts(folder, radius, statuses(out), found.seconds, timeout)]
+        shown = [judging.add_verdicts(folder, radius, statuses(out), found.seconds, timeout)]
     settled = ", ".join(f"{name} {count}" for name, count in found.methods.items())
     return "\n".join(
         (

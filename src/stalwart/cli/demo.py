@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stalwart.core.files import require_writable
-from stalwart.recipes import load_recipe, runs
+from stalwart.recipes import judging, load_recipe, runs
 from stalwart.report import Report
 
 RECIPES = (
@@ -15,6 +15,7 @@ RECIPES = (
     "digits-trades",
     "digits-ibp",
     "digits-spiking",
+    "digits-robust-snn",
 )
 
 
@@ -27,9 +28,7 @@ def tell(out: Path) -> Report:
         if not (folder / "report.json").exists():
             print(f"\n{name}: {recipe.description}", flush=True)
             runs.train(recipe, folder, source, resume=(folder / "recipe.yaml").exists(), device="cpu")
-            recipe, model, data = runs.load_run(folder, source)
-            full = recipe.model_dump(mode="json")
-            runs.evaluate_model(name, model, data, recipe.evaluation, 0, folder, full, runs.metrics_of(folder))
+            judging.evaluate_run(folder, source, runs.load_run(folder, source), recipe.evaluation, 0, folder)
     print()
     combined = Report.combine([Report.load(out / name) for name in RECIPES], "Robustness on digits")
     combined.save(out)

@@ -134,7 +134,7 @@ def evaluate(
     no_download: NoDownload = False,
 ) -> None:
     """Attack a trained run or a foreign model, and write its report."""
-    from stalwart.recipes import runs
+    from stalwart.recipes import judging, runs
     from stalwart.recipes.foreign import foreign_model
     from stalwart.recipes.load import parse_evaluation
 
@@ -162,19 +162,9 @@ def evaluate(
         if changes.get("certify") and held["certify"]:
             changes["certify"] = held["certify"] | changes["certify"]
         section = parse_evaluation(held | changes)
-        full = recipe.model_copy(update={"evaluation": section}).model_dump(mode="json")
         folder = out or run
-        report = runs.evaluate_model(
-            recipe.name,
-            network,
-            data,
-            section,
-            seed,
-            folder,
-            full,
-            runs.metrics_of(run),
-            runs.pick_device(device),
-            runs.origin_of(recipe, run, source),
+        report = judging.evaluate_run(
+            run, source, (recipe, network, data), section, seed, folder, runs.pick_device(device)
         )
     else:
         assert model is not None
@@ -185,7 +175,7 @@ def evaluate(
         section = parse_evaluation(changes)
         network = foreign_model(model, weights)
         data = source.named(dataset)
-        report = runs.evaluate_model(model, network, data, section, seed, folder, device=runs.pick_device(device))
+        report = judging.evaluate_model(model, network, data, section, seed, folder, device=runs.pick_device(device))
     _summary(report)
     print(f"report: {folder / 'index.html'}")
 

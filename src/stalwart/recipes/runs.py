@@ -1,8 +1,6 @@
 """Runs: a folder that holds a recipe, its weights and its results, and the steps that fill it."""
 
 import hashlib
-import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,20 +14,16 @@ from stalwart.core.errors import FileError, UsageError
 from stalwart.core.files import read_bytes, require_writable, write_text
 from stalwart.core.numbers import require
 from stalwart.core.progress import progress
-from stalwart.core.registry import build, lookup
+from stalwart.core.registry import build
 from stalwart.core.tensors import load_weights, save_tensors
 from stalwart.data import Data, epoch_batches
 from stalwart.data import load as load_data
-from stalwart.evaluation import Samples, evaluate, steps_of
 from stalwart.models import build_model
 from stalwart.models.initialise import ibp_initialise
 from stalwart.objectives.table import OBJECTIVES
 from stalwart.recipes.conversions import converted, structure, write_comparison
 from stalwart.recipes.load import dump_recipe, load_recipe
-from stalwart.recipes.schema import EvaluationSection, Recipe
-from stalwart.report import Certificates, Report, RunReport, certify, environment, watch_spikes, with_verdicts
-from stalwart.sets import Linf
-from stalwart.sets.table import SETS
+from stalwart.recipes.schema import Recipe
 from stalwart.spiking import fluctuation_init
 from stalwart.stochastic.table import NOISES, Noise
 from stalwart.training import Fit, ranks
@@ -166,13 +160,6 @@ def _start(recipe: Recipe, data: Data, out: Path, source: Source) -> tuple[nn.Mo
     return converted(section, network, data), network
 
 
-def origin_of(recipe: Recipe, folder: Path, source: Source) -> nn.Module | None:
-    """Return the network that a run's was converted from, where its run is still there."""
-    if recipe.conversion is None or not (folder / recipe.conversion.source / "model.safetensors").exists():
-        return None
-    return load_run((folder / recipe.conversion.source).resolve(), source)[1]
-
-
 def load_run(folder: Path, source: Source, device: str = "cpu") -> tuple[Recipe, nn.Module, Data]:
     """Return a finished run's recipe, its model with the selected weights, and its data.
 
@@ -215,126 +202,6 @@ def read_recipe(folder: Path) -> Recipe:
     if not path.exists():
         raise FileError(f"{folder} is not a run: it has no recipe.yaml. Name a folder that `stalwart train` wrote.")
     return load_recipe(str(path))
-
-
-def evaluate_model(
-    name: str,
-    model: nn.Module,
-    data: Data,
-    section: EvaluationSection,
-    seed: int,
-    out: Path,
-    recipe: dict[str, Any] | None = None,
-    training: list[dict[str, Any]] | None = None,
-    device: str = "cpu",
-    origin: nn.Module | None = None,
-) -> Report:
-    """Attack and certify a model on the test part; write ``report.json``, ``index.html`` and ``samples.csv`` to ``out``.
-
-    ``origin`` is the network that it was converted from, where it is at hand. An evaluation that was killed goes on with the
-    attack that it was at.
-    """
-    require_writable(out)
-    test = data.test if section.samples is None else data.test.take(section.samples)
-    if not len(test):
-        raise UsageError(f"dataset '{data.name}' has no test samples to evaluate on; give it a test part.")
-    x, y = test.to(device).batch(slice(None))
-    within = lookup("threat set", SETS, section.norm)(section.eps)
-    total = steps_of(section.suite, model, section.curve, within, origin is not None)
-    with progress(f"evaluating {name}", total) as advance:
-        evaluation, samples = evaluate(
-            model.to(device),
-            x,
-            y,
-            within,
-            section.suite,
-            seed,
-            section.rule,
-            section.curve,
-            data.name,
-            "test",
-            data.classes,
-            advance,
-            origin,
-            out / "attacks",
-        )
-    certificates: Certificates | None = None
-    if section.certify is not None:
-        wanted = section.certify
-        count = len(x) if wanted.samples is None else min(len(x), wanted.samples)
-        steps = len(wanted.methods) + len({eps for eps in section.curve if eps > 0} - {within.size})
-        with progress(f"certifying {name}", steps) as advance:
-            certificates = certify(
-                model,
-                x[:count],
-                y[:count],
-                within,
-                evaluation,
-                samples,
-                wanted.methods,
-                wanted.strategy,
-                wanted.timeout,
-                seed,
-                advance,
-            )
-    run = RunReport(
-        name=name,
-        evaluation=evaluation,
-        training=training or [],
-        recipe=recipe,
-        environment=environment(),
-        certificates=certificates,
-        spikes=watch_spikes(model, x, y, seed, within if section.suite in ("spiking", "snn-adaptive") else None),
-    )
-    report = Report(runs=[run], title=f"Robustness of {name}")
-    return save_report(report, samples, out)
-
-
-def add_verdicts(folder: Path, eps: float, statuses: list[str], seconds: float, timeout: float) -> str:
-    """Put the verdicts of a complete verification into the run's report, if it speaks of the same box; say what was done.
-
-    Raises:
-        FileError: the report or its per-sample table is damaged.
-    """
-    if not (folder / "report.json").exists():
-        return f"not in a report yet: run `stalwart evaluate {folder}`, then this again"
-    report, path = Report.load(folder), folder / "samples.csv"
-    (run,) = report.runs
-    threat, wanted = run.evaluation.threat, Linf(eps)
-    if threat != wanted.describe() or not math.isclose(run.evaluation.eps, eps, rel_tol=1e-9):
-        return f"not in the report, which speaks of {threat}: evaluate with --eps {eps:g} first"
-    try:
-        samples = Samples.parse(read_bytes(path, "the per-sample table").decode())
-        found = with_verdicts(run.certificates, run.evaluation, samples, statuses, seconds, timeout)
-    except ValueError as problem:
-        raise FileError(
-            f"{path} does not fit the report ({problem}); run `stalwart evaluate {folder}` again."
-        ) from None
-    new = report.model_copy(update={"runs": [run.model_copy(update={"certificates": found})]})
-    save_report(new, samples, folder)
-    return f"report: {folder / 'index.html'}"
-
-
-def save_report(report: Report, samples: Samples, out: Path) -> Report:
-    """Write the report and the per-sample table."""
-    write_text(out / "samples.csv", samples.csv())
-    report.save(out)
-    return report
-
-
-def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's ``metrics.jsonl``; none if it has none.
-
-    Raises:
-        FileError: a line is not JSON.
-    """
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    try:
-        return [json.loads(line) for line in read_bytes(path, "metrics").decode().splitlines()]
-    except ValueError as problem:
-        raise FileError(f"metrics {path} are damaged ({problem}); delete the file or restore it.") from None
 
 
 def _check_folder(out: Path, recipe: str, resume: bool) -> None:

@@ -1,6 +1,7 @@
 """Reports: one record of one or many runs, saved as JSON and as one HTML page that works offline."""
 
 from stalwart.report.certificates import Certificates, certify, with_verdicts
+from stalwart.report.conversion import Conversion
 from stalwart.report.environment import environment
 from stalwart.report.judged import evaluate
 from stalwart.report.schema import SCHEMA_VERSION, Report, RunReport
@@ -9,6 +10,7 @@ from stalwart.report.spikes import Spikes, watch_spikes
 __all__ = [
     "SCHEMA_VERSION",
     "Certificates",
+    "Conversion",
     "Report",
     "RunReport",
     "Spikes",

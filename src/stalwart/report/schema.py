@@ -14,6 +14,7 @@ from stalwart.core.errors import FileError, UsageError
 from stalwart.core.files import atomic, read_json
 from stalwart.evaluation.results import Evaluation, Record
 from stalwart.report.certificates import Certificates
+from stalwart.report.conversion import Conversion
 from stalwart.report.spikes import Spikes
 
 SCHEMA_VERSION = 1
@@ -49,6 +50,7 @@ class RunReport(Record):
         environment: what :func:`stalwart.report.environment` returned where the run was evaluated.
         certificates: what is proven of the run; None where nothing was tried.
         spikes: what its neurons do; None where it has none.
+        conversion: what was done to the network that it was converted from; None where it was not.
     """
 
     name: str
@@ -58,6 +60,7 @@ class RunReport(Record):
     environment: dict[str, str] = pydantic.Field(default_factory=dict)
     certificates: Certificates | None = None
     spikes: Spikes | None = None
+    conversion: Conversion | None = None
 
     @pydantic.field_validator("evaluation")
     @classmethod
