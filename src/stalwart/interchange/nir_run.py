@@ -129,8 +129,9 @@ def _order(nodes: Mapping[str, Any], edges: list[tuple[str, str]]) -> tuple[list
         else:
             seen.add(following)
             stack.append((following, iter(onto[following])))
-    if ends[0] not in seen:
-        raise InputError("nothing leads from the graph's input to its output.")
+    lost = sorted(set(nodes) - seen)
+    if lost:
+        raise InputError(f"nothing leads from the graph's input to node '{lost[0]}'.")
     return finished[::-1], into
 
 
