@@ -1,12 +1,11 @@
 """A spiking network as a chain of what NIR has: weights, sum pooling, flattening, neurons, with everything else folded in.
 
-Between two layers of neurons everything is affine. A factor that has no layer in NIR, such as what a spike is worth or the 1/k² of
-average pooling, waits for the next weights; if there are none before the next neurons it goes back into those before, and only
-where there are none either it becomes a ``Scale`` node. Numbers are folded in float64 and rounded once.
+Between two layers of neurons everything is affine. A factor that has no layer in NIR, such as what a spike is worth or the
+1/k² of average pooling, waits for the next weights; if there are none before the next neurons it goes back into those before,
+and only where there are none either it becomes a ``Scale`` node. Numbers are folded in float64 and rounded once.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from stalwart.core.errors import InputError
+from stalwart.interchange.nir_parts import Factor, Fires, Flat, Part, Scale, SumPool, Weights, in_order
 from stalwart.spiking import LIF, Direct, InTime, SharedDropout, SpikingNetwork
 from stalwart.spiking.recurrent import RecurrentLIF
 
@@ -21,81 +21,6 @@ _CONVS = (nn.Conv1d, nn.Conv2d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _POOLS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _DROPPED = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, SharedDropout)
-
-
-class Scale(nn.Module):
-    """x times a constant.
-
-    Args:
-        scale: of a sample's shape, or one that broadcasts against it.
-    """
-
-    scale: Tensor
-    affine_map = True
-
-    def __init__(self, scale: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("scale", scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, ...] to the same shape."""
-        return x * self.scale
-
-
-@dataclass
-class Weights:
-    """A linear layer or convolution; ``weight`` and ``bias`` are float64, ``bias`` None if there never was one."""
-
-    path: str
-    weight: Tensor
-    bias: Tensor | None
-    shape: tuple[int, ...]
-    stride: tuple[int, ...] = ()
-    padding: tuple[int, ...] = ()
-    dilation: tuple[int, ...] = ()
-
-
-@dataclass
-class SumPool:
-    """Sums over windows."""
-
-    path: str
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-
-
-@dataclass
-class Flat:
-    """Axes ``start`` to ``end`` of a sample as one."""
-
-    path: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
-@dataclass
-class Factor:
-    """A multiplication by a constant of the sample's shape."""
-
-    path: str
-    scale: Tensor
-
-
-@dataclass
-class Fires:
-    """Neurons; leak, threshold and initial membranes of a sample's shape, float32; ``recurrent`` [N, N] without its diagonal."""
-
-    path: str
-    leak: Tensor
-    threshold: Tensor
-    reset: str
-    initial: Tensor | None = None
-    recurrent: Tensor | None = None
-
-
-Part = Weights | SumPool | Flat | Factor | Fires
 
 
 def split(model: nn.Module) -> tuple[SpikingNetwork, bool, list[tuple[str, nn.Module]]]:
@@ -121,17 +46,6 @@ def split(model: nn.Module) -> tuple[SpikingNetwork, bool, list[tuple[str, nn.Mo
         )
     inside = in_order(network.layers, f"{path}.layers" if path else "layers")
     return network, bool(before), [*before, *inside, *outer[networks[0] + 1 :]]
-
-
-def in_order(layers: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the parts of nested stacks in order, by module path."""
-    plain = isinstance(layers, nn.Sequential) and type(layers).forward is nn.Sequential.forward
-    if plain or getattr(layers, "is_stack", False):
-        for name, layer in layers._modules.items():
-            assert layer is not None
-            yield from in_order(layer, f"{path}.{name}" if path else name)
-    else:
-        yield path, layers
 
 
 def chain_of(layers: list[tuple[str, nn.Module]], shape: tuple[int, ...], allow_lossy: tuple[str, ...]) -> list[Part]:
@@ -166,25 +80,21 @@ class _Chain:
 
     def add(self, path: str, layer: nn.Module) -> None:
         """Append one layer."""
-        if isinstance(layer, _DROPPED):
-            return
         known: dict[Any, Callable[[str, Any], None]] = {
+            _DROPPED: lambda path, layer: None,
             nn.Linear: self._linear,
             _CONVS: self._conv,
             _NORMS: self._norm,
             _POOLS: self._pool,
             nn.Flatten: self._flatten,
             InTime: self._neurons,
+            Scale: self._scale,
         }
         method = next((method for kinds, method in known.items() if isinstance(layer, kinds)), None)
-        if isinstance(layer, Scale):
-            self.scale, self.shift = self.scale * layer.scale.double().cpu(), self.shift * layer.scale.double().cpu()
-        elif method is not None:
+        if method is not None:
             method(path, layer)
         elif getattr(layer, "affine_map", False) and hasattr(layer, "mean") and hasattr(layer, "std"):
-            column = (-1, *[1] * (len(self.shape) - 1))
-            mean, std = (one.detach().double().cpu().reshape(column) for one in (layer.mean, layer.std))
-            self.scale, self.shift = self.scale / std, (self.shift - mean) / std
+            self._normalise(layer)
         else:
             raise InputError(
                 f"'{path}' ({type(layer).__name__}) has no counterpart in NIR; use stacks of convolutions in one or two "
@@ -195,9 +105,20 @@ class _Chain:
         """Settle what waits at the end."""
         self._settle("output")
 
+    def _scale(self, path: str, layer: Scale) -> None:
+        factor = layer.scale.double().cpu()
+        self.scale, self.shift = self.scale * factor, self.shift * factor
+
+    def _normalise(self, layer: Any) -> None:
+        column = (-1, *[1] * (len(self.shape) - 1))
+        mean, std = (one.detach().double().cpu().reshape(column) for one in (layer.mean, layer.std))
+        self.scale, self.shift = self.scale / std, (self.shift - mean) / std
+
     def _linear(self, path: str, layer: nn.Linear) -> None:
         if len(self.shape) != 1:
-            raise InputError(f"'{path}' (Linear) sees samples of shape {list(self.shape)}; NIR's see vectors. Flatten first.")
+            raise InputError(
+                f"'{path}' (Linear) sees samples of shape {list(self.shape)}; NIR's see vectors. Flatten first."
+            )
         weight, bias = layer.weight.double().cpu(), None if layer.bias is None else layer.bias.double().cpu()
         if self._waits():
             shift = weight @ self.shift.expand(self.shape)
@@ -256,7 +177,9 @@ class _Chain:
         if scale is None:
             self._flush(path)
         if shift is None or (bool(shift.any()) and any(padding)):
-            raise InputError(f"a normalisation with means other than 0 stands before '{path}', which pads; use means of 0.")
+            raise InputError(
+                f"a normalisation with means other than 0 stands before '{path}', which pads; use means of 0."
+            )
         area = kernel[0] * kernel[1]
         self._append(SumPool(path, kernel, stride, padding), layer)
         self.scale, self.shift = self.scale / divisor, self.shift * (area / divisor)
@@ -270,7 +193,9 @@ class _Chain:
             wanted = [side if one is None else one for one, side in zip(_pair(layer.output_size), sides, strict=True)]
             kernel = (sides[0] // wanted[0], sides[1] // wanted[1])
             if (kernel[0] * wanted[0], kernel[1] * wanted[1]) != sides:
-                raise InputError(f"'{path}' pools {list(sides)} to {wanted} in windows of unequal size, which NIR lacks.")
+                raise InputError(
+                    f"'{path}' pools {list(sides)} to {wanted} in windows of unequal size, which NIR lacks."
+                )
             return kernel, kernel, (0, 0), kernel[0] * kernel[1]
         kernel, stride, padding = (_pair(one) for one in (layer.kernel_size, layer.stride, layer.padding))
         whole = all((n + 2 * p - k) % s == 0 for n, p, k, s in zip(sides, padding, kernel, stride, strict=True))
@@ -285,7 +210,8 @@ class _Chain:
         start, end = layer.start_dim - 1, layer.end_dim - 1 if layer.end_dim > 0 else axes + layer.end_dim
         if start >= end:
             return
-        self._append(Flat(path, self.shape, start, end), layer)
+        # Counted from the end they are the same axes with and without a batch, which some readers confuse.
+        self._append(Flat(path, self.shape, start - axes, end - axes), layer)
 
     def _neurons(self, path: str, layer: InTime) -> None:
         neuron = layer.neuron

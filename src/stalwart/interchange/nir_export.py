@@ -1,5 +1,6 @@
 """Writing a spiking network as a NIR file, run in numpy and compared with the network before it gets its name."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from stalwart.core.errors import InputError
 from stalwart.core.files import atomic
 from stalwart.core.modes import evaluating
 from stalwart.core.numbers import Number, require
-from stalwart.interchange.nir_chain import Factor, Fires, Flat, Part, SumPool, Weights, chain_of, split
+from stalwart.interchange.nir_chain import chain_of, split
 from stalwart.interchange.nir_file import DT, FORMAT, below, graph_of, write_bytes
+from stalwart.interchange.nir_parts import Factor, Fires, Flat, Part, SumPool, Weights
 from stalwart.interchange.nir_run import run_nir
 from stalwart.interchange.onnx_file import extra
 from stalwart.interchange.onnx_run import difference
@@ -44,8 +46,8 @@ def write_nir(
 ) -> float:
     """Write a spiking network in evaluation mode as a NIR file: one step of it as a graph, conventions as in ``nir_file``.
 
-    Written are stacks of convolutions in one or two dimensions, linear layers, average pooling (as sums, with 1/k² in the weights
-    behind), flattening, :class:`stalwart.spiking.LIF` and ``RecurrentLIF`` neurons. Batch norm, normalisation, what spikes are
+    Written are stacks of convolutions in one or two dimensions, linear layers, average pooling (as sums, with 1/k² in the
+    weights behind), flattening, :class:`stalwart.spiking.LIF` and ``RecurrentLIF`` neurons. Batch norm, normalisation, what spikes are
     worth and constant currents go into the weights beside them; dropout is left out. The encoder runs outside of the graph:
     its input is the encoder's output at one step, analog where the encoder is "direct"; logits are the mean of its output
     over the steps.
@@ -65,7 +67,8 @@ def write_nir(
         The largest difference of outputs, |y - y'| / max(1, max |y'|).
 
     Raises:
-        InputError: a layer that NIR cannot express, by its module path and with what to do, or the graph computes something else.
+        InputError: a layer that NIR cannot express, by its module path and with what to do; or the graph computes something
+            else.
         UsageError: no example, an unknown loss, a dt out of range, or the extra ``stalwart[nir]`` is not installed.
         FileError: the file cannot be written.
 
@@ -109,8 +112,8 @@ def build_graph(parts: list[Part], shape: tuple[int, ...], metadata: dict[str, A
     nodes: dict[str, Any] = {"input": nir.Input(np.array(shape))}
     for part in parts:
         name = part.path
-        while name in nodes:  # one module in two places of a stack
-            name += "_again"
+        while name in nodes or name == "output":  # a module may have the name of one of our own nodes
+            name += "_"
         nodes[name] = _node(nir, part, float(metadata["dt"]))
     names = list(nodes)
     nodes["output"] = nir.Output(_output_shape(nir, nodes, names))
@@ -120,7 +123,7 @@ def build_graph(parts: list[Part], shape: tuple[int, ...], metadata: dict[str, A
 
 def _output_shape(nir: Any, nodes: dict[str, Any], names: list[str]) -> np.ndarray:
     """Return the shape behind the last node, by nir's own rules, which also fill in the shapes of pooling."""
-    edges = list(zip(names[:-1], names[1:], strict=True))
+    edges = list(itertools.pairwise(names))
     nir.NIRGraph(nodes=dict(nodes), edges=edges, type_check=True)
     (shape,) = nodes[names[-1]].output_type.values()
     return np.array(shape)

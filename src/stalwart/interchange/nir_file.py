@@ -14,8 +14,8 @@ is; such IF neurons are read as they mean it.
 Neurons here fire at v >= θ, NIR's above the threshold. The file therefore holds the float32 number below θ: for
 float32 membranes v > pred(θ) and v >= θ are the same. Read back, every threshold moves up by one float32 number.
 
-What only we understand stands in metadata: at the graph the number of steps, dt and the encoder, which is not part of the graph;
-at neurons a soft reset and first membranes, which NIR cannot say.
+What only we understand stands in metadata: at the graph the number of steps, dt and the encoder, which is not part of the
+graph; at neurons a soft reset and first membranes, which NIR cannot say.
 
 Source: Pedersen et al., "Neuromorphic intermediate representation: a unified instruction set for interoperable brain-inspired
 computing", Nature Communications 15, 2024, table 1; the package ``nir`` 1.0.

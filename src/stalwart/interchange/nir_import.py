@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from stalwart.core.errors import FileError, InputError, UsageError
 from stalwart.core.numbers import Number, require
-from stalwart.interchange.nir_chain import Scale
 from stalwart.interchange.nir_file import DT, FORMAT, RESETS, above, constants, plain, read_graph
+from stalwart.interchange.nir_parts import Scale
 from stalwart.interchange.nir_run import inlined, pair, zeros_around
 from stalwart.spiking import LIF, Direct, InTime, SpikingNetwork, make_encoder
 from stalwart.spiking.recurrent import RecurrentLIF
@@ -55,12 +55,16 @@ def read_nir(path: Path | str, steps: int | None = None, dt: Number | None = Non
     total = int(said.get("steps", 0)) if steps is None else steps
     if not total:
         raise UsageError(f"{path} does not say for how many time steps it runs; pass steps.")
+    wait = int(said.get("wait", 0))
+    require(wait < total, f"{path} waits for {wait} of its steps, so that {total} are too few; pass more.")
     reader = _Reader(total, float(said.get("dt", DT) if dt is None else dt), ours)
     try:
         layers = reader.read(graph)
         encoder = make_encoder(said["encoder"], total) if ours else Direct(total)
-        network = SpikingNetwork(encoder, layers, total, wait=int(said.get("wait", 0)))
-    except (TypeError, AttributeError, UsageError) as problem:
+        network = SpikingNetwork(encoder, layers, total, wait=wait)
+    except InputError:
+        raise
+    except (TypeError, AttributeError, ValueError, RuntimeError, IndexError) as problem:
         raise FileError(f"{path} holds numbers that are none of a network ({problem}). Export it again.") from problem
     _try(layers, reader.shape, total, path)
     return network.eval()
@@ -180,9 +184,7 @@ class _Reader:
             raise InputError(f"node '{name}' has the reset '{reset}'; known are {' and '.join(RESETS)}.")
         return _few(leak.astype(np.float32)), _few(level), reset
 
-    def _recurrent(
-        self, node: Any, name: str, back: Any, back_name: str, layers: list[nn.Module]
-    ) -> RecurrentLIF:
+    def _recurrent(self, node: Any, name: str, back: Any, back_name: str, layers: list[nn.Module]) -> RecurrentLIF:
         """Return neurons in a circle with weights; linear weights right before, without a bias, become their input's."""
         if type(node).__name__ not in ("IF", "LIF") or type(back).__name__ not in ("Linear", "Affine"):
             raise InputError(
@@ -218,7 +220,9 @@ def _chain(nodes: dict[str, Any], edges: list[tuple[str, str]]) -> tuple[list[st
     closed = {pair for name, back in circles.items() for pair in ((name, back), (back, name))}
     rest = [edge for edge in edges if edge not in closed]
     inside = set(circles.values())
-    starts = [name for name, node in nodes.items() if type(node).__name__ == "Input" and all(b != name for _, b in rest)]
+    starts = [
+        name for name, node in nodes.items() if type(node).__name__ == "Input" and all(b != name for _, b in rest)
+    ]
     if len(starts) != 1:
         raise InputError(f"the graph has {len(starts)} inputs; one is needed.")
     chain = [starts[0]]
