@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from stalwart.core.errors import InputError
 from stalwart.core.files import atomic
 from stalwart.core.modes import evaluating
-from stalwart.core.numbers import Number, require
+from stalwart.core.numbers import require
 from stalwart.interchange.nir_chain import chain_of, split
 from stalwart.interchange.nir_file import DT, FORMAT, below, graph_of, write_bytes
 from stalwart.interchange.nir_parts import Factor, Fires, Flat, Part, SumPool, Weights
@@ -41,16 +42,16 @@ def write_nir(
     x_example: Float32[Tensor, " batch *shape"],
     path: Path | str,
     *,
-    dt: Number = DT,
+    dt: float | int = DT,
     allow_lossy: tuple[str, ...] = (),
 ) -> float:
     """Write a spiking network in evaluation mode as a NIR file: one step of it as a graph, conventions as in ``nir_file``.
 
     Written are stacks of convolutions in one or two dimensions, linear layers, average pooling (as sums, with 1/k² in the
-    weights behind), flattening, :class:`stalwart.spiking.LIF` and ``RecurrentLIF`` neurons. Batch norm, normalisation, what spikes are
-    worth and constant currents go into the weights beside them; dropout is left out. The encoder runs outside of the graph:
-    its input is the encoder's output at one step, analog where the encoder is "direct"; logits are the mean of its output
-    over the steps.
+    weights behind), flattening, :class:`stalwart.spiking.LIF` and ``RecurrentLIF`` neurons. Batch norm,
+    normalisation, what spikes are worth and constant currents go into the weights beside them; dropout is left out. The
+    encoder runs outside of the graph: its input is the encoder's output at one step, analog where the encoder is "direct";
+    logits are the mean of its output over the steps.
 
     The file's content is read back and run in numpy on the example. It gets its name only if each neuron there fires as in
     the network, decisions within rounding of the threshold aside, and the outputs agree; otherwise nothing is written.
@@ -78,7 +79,7 @@ def write_nir(
         True
     """
     require(len(x_example) >= 1, "x_example must hold at least one input.")
-    require(dt > 0 and np.isfinite(dt), f"dt must be positive, got {dt}.")
+    require(dt > 0 and math.isfinite(dt), f"dt must be positive, got {dt}.")
     unknown = set(allow_lossy) - set(LOSSES)
     require(not unknown, f"allow_lossy can name {' and '.join(LOSSES)}, not {', '.join(sorted(unknown))}.")
     extra("nir", "nir")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.errors import FileError, InputError, UsageError
-from stalwart.core.numbers import Number, require
+from stalwart.core.numbers import require
 from stalwart.interchange.nir_file import DT, FORMAT, RESETS, above, constants, plain, read_graph
 from stalwart.interchange.nir_parts import Scale
 from stalwart.interchange.nir_run import inlined, pair, zeros_around
@@ -18,7 +18,7 @@ from stalwart.spiking import LIF, Direct, InTime, SpikingNetwork, make_encoder
 from stalwart.spiking.recurrent import RecurrentLIF
 
 
-def read_nir(path: Path | str, steps: int | None = None, dt: Number | None = None) -> SpikingNetwork:
+def read_nir(path: Path | str, steps: int | None = None, dt: float | int | None = None) -> SpikingNetwork:
     """Read a NIR file as a spiking network, by the conventions of :mod:`stalwart.interchange.nir_file`.
 
     A file of :func:`stalwart.interchange.write_nir` comes back as it was, with its encoder, steps, and what metadata say of

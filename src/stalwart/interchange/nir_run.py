@@ -21,7 +21,7 @@ class NirRun:
 
     Attributes:
         output: mean over the steps that count of what reaches the output, [B, ...].
-        spikes: of each node of neurons, [T, B, ...]; nodes in a subgraph as "subgraph.node".
+        spikes: of each node of neurons, [T, B, ...]; nodes in a subgraph as "subgraph/node".
         wrong: while it followed given spikes: how many decisions of each node differ from them by more than rounding.
     """
 
@@ -50,10 +50,9 @@ def run_nir(
     ours = int(graph.metadata.get("stalwart", 0)) == FORMAT
     step = dt if dt is not None else float(graph.metadata.get("dt", DT))
     nodes, edges = inlined(graph)
-    order, into = _order(nodes, edges)
+    order, into, end = _order(nodes, edges)
     work = {name: _worker(nodes[name], name, step, ours, follow) for name in order}
     spikes: dict[str, list[np.ndarray]] = {name: [] for name in order if type(nodes[name]).__name__ in _NEURONS}
-    end = next(name for name in order if type(nodes[name]).__name__ == "Output")
     now: dict[str, np.ndarray] = {}
     outputs = []
     for t, given in enumerate(x.astype(np.float32, copy=False)):
@@ -77,14 +76,14 @@ def run_nir(
 
 
 def inlined(graph: Any, prefix: str = "") -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Return all nodes by name and all edges; a subgraph's nodes are named "subgraph.node" and stand in its place."""
+    """Return all nodes by name and all edges; a subgraph's nodes are named "subgraph/node" and stand in its place."""
     nodes: dict[str, Any] = {}
     edges: list[tuple[str, str]] = []
     doors: dict[str, tuple[str, str]] = {}
     for name, node in graph.nodes.items():
         full = f"{prefix}{name}"
         if hasattr(node, "nodes"):
-            inner, further = inlined(node, f"{full}.")
+            inner, further = inlined(node, f"{full}/")
             nodes.update(inner)
             edges.extend(further)
             doors[name] = (_only(node, "Input", full), _only(node, "Output", full))
@@ -102,11 +101,11 @@ def _only(graph: Any, kind: str, name: str) -> str:
     found = [inner for inner, node in graph.nodes.items() if type(node).__name__ == kind]
     if len(found) != 1:
         raise InputError(f"subgraph '{name}' has {len(found)} nodes {kind}; one is needed.")
-    return f"{name}.{found[0]}"
+    return f"{name}/{found[0]}"
 
 
-def _order(nodes: Mapping[str, Any], edges: list[tuple[str, str]]) -> tuple[list[str], dict[str, list[str]]]:
-    """Return the nodes so that each follows what feeds it, except over edges that close a circle, and what feeds each."""
+def _order(nodes: Mapping[str, Any], edges: list[tuple[str, str]]) -> tuple[list[str], dict[str, list[str]], str]:
+    """Return the nodes so that each follows what feeds it, except over edges that close a circle; what feeds each; the output."""
     into: dict[str, list[str]] = {name: [] for name in nodes}
     onto: dict[str, list[str]] = {name: [] for name in nodes}
     for source, target in edges:
@@ -132,7 +131,7 @@ def _order(nodes: Mapping[str, Any], edges: list[tuple[str, str]]) -> tuple[list
     lost = sorted(set(nodes) - seen)
     if lost:
         raise InputError(f"nothing leads from the graph's input to node '{lost[0]}'.")
-    return finished[::-1], into
+    return finished[::-1], into, ends[0]
 
 
 def _worker(
