@@ -65,7 +65,7 @@ def run_both(path, x, steps=5, dt=None):
         lambda: (affine(), integrate(r=1.0)),  # as sinabs and Norse write a gain of 1
         lambda: (affine(), integrate(r=2e4)),
         lambda: (affine(), leaky(1, tau=math.inf, r=math.inf)),  # as snnTorch writes a leak of 1
-        lambda: (affine(), nir.LIF(np.array(4e-4), np.array(4.0), np.array(0.0), np.array(0.5))),
+        lambda: (affine(), leaky(1)),
     ],
 )
 def test_chains_of_others_run_as_nir_defines_them(nodes, tmp_path):
@@ -78,14 +78,14 @@ def test_chains_of_others_run_as_nir_defines_them(nodes, tmp_path):
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("padding", [1, "same", "valid"])
 def test_convolutions_and_pooling_of_others_are_understood(padding, groups, tmp_path):
-    first = nir.Conv2d(None, draw(4, 2 // groups, 3, 3), 1, padding, 1, groups, draw(4))
+    first = nir.Conv2d((9, 8), draw(4, 2 // groups, 3, 3), 1, padding, 1, groups, draw(4))
     pool = nir.AvgPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0]))
     sums = nir.SumPool2d(np.array([2, 2]), np.array([1, 2]), np.array([1, 0]))
-    neuron = nir.IF(np.array(1e4), np.array(0.5))
-    path = saved(tmp_path, first, neuron, pool, sums, nir.Flatten(None, 0, -1), shape=(2, 9, 8))
+    neuron = integrate(1)
+    path = saved(tmp_path, first, neuron, pool, sums, nir.Flatten(np.array([4, 5, 2]), 0, -1), shape=(2, 9, 8))
     ours, numpys = run_both(path, images(shape=(2, 9, 8), rows=9))
     torch.testing.assert_close(ours, numpys)
-    one = nir.Conv1d(None, draw(4, 2 // groups, 3), 2, padding, 1, groups, draw(4))
+    one = nir.Conv1d(9, draw(4, 2 // groups, 3), 2, padding, 1, groups, draw(4))
     if padding != "same":
         ours, numpys = run_both(saved(tmp_path, one, neuron, shape=(2, 9)), images(shape=(2, 9), rows=9))
         torch.testing.assert_close(ours, numpys)

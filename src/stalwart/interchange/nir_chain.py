@@ -204,10 +204,10 @@ class _Chain:
         return kernel, stride, padding, layer.divisor_override or kernel[0] * kernel[1]
 
     def _flatten(self, path: str, layer: nn.Flatten) -> None:
-        if layer.start_dim < 1:
-            raise InputError(f"'{path}' flattens the batch; start at dimension 1.")
         axes = len(self.shape)
-        start, end = layer.start_dim - 1, layer.end_dim - 1 if layer.end_dim > 0 else axes + layer.end_dim
+        start, end = ((one if one >= 0 else axes + 1 + one) - 1 for one in (layer.start_dim, layer.end_dim))
+        if start < 0:
+            raise InputError(f"'{path}' flattens the batch; start at dimension 1.")
         if start >= end:
             return
         # Counted from the end they are the same axes with and without a batch, which some readers confuse.

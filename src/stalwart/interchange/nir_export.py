@@ -85,8 +85,9 @@ def write_nir(
     extra("nir", "nir")
     found, before, layers = split(network)
     with evaluating(network), torch.no_grad():
-        spikes, encoded, y = _recorded(network, found, layers, x_example, before)
-        parts = chain_of(layers, tuple(encoded.shape[2:]), allow_lossy)
+        # What cannot be written is said before anything runs.
+        shape = tuple(found.encoder(x_example[:1]).shape[2:])
+        parts = chain_of(layers, shape, allow_lossy)
         metadata = {
             "stalwart": FORMAT,
             "steps": found.steps,
@@ -94,7 +95,8 @@ def write_nir(
             "dt": float(dt),
             "encoder": json.dumps(_described(found.encoder)),
         }
-        content = write_bytes(build_graph(parts, tuple(encoded.shape[2:]), metadata))
+        content = write_bytes(build_graph(parts, shape, metadata))
+        spikes, encoded, y = _recorded(network, found, layers, x_example, before)
     result = _check(content, encoded.cpu().numpy(), spikes, y.cpu(), parts, found.wait, path)
     with atomic(path) as stream:
         stream.write(content)

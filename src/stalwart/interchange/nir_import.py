@@ -216,7 +216,7 @@ class _Reader:
 
 def _chain(nodes: dict[str, Any], edges: list[tuple[str, str]]) -> tuple[list[str], dict[str, str]]:
     """Return the names of the nodes in a row, and by name of neurons the node that brings their spikes back to them."""
-    circles = {b: a for a, b in edges if (b, a) in edges and type(nodes[a]).__name__ in ("Linear", "Affine")}
+    circles = {b: a for a, b in edges if a != b and (b, a) in edges and type(nodes[a]).__name__ in ("Linear", "Affine")}
     closed = {pair for name, back in circles.items() for pair in ((name, back), (back, name))}
     rest = [edge for edge in edges if edge not in closed]
     inside = set(circles.values())

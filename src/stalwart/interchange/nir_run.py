@@ -105,7 +105,7 @@ def _only(graph: Any, kind: str, name: str) -> str:
 
 
 def _order(nodes: Mapping[str, Any], edges: list[tuple[str, str]]) -> tuple[list[str], dict[str, list[str]], str]:
-    """Return the nodes so that each follows what feeds it, except over edges that close a circle; what feeds each; the output."""
+    """Return nodes so that each follows what feeds it, except over edges that close a circle; what feeds each; the output."""
     into: dict[str, list[str]] = {name: [] for name in nodes}
     onto: dict[str, list[str]] = {name: [] for name in nodes}
     for source, target in edges:
