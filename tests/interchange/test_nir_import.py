@@ -3,7 +3,6 @@
 import io
 import math
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,8 @@ from stalwart.core.errors import FileError, InputError, UsageError
 from stalwart.interchange import read_nir, run_nir, write_nir
 from stalwart.spiking import InTime
 from stalwart.spiking.recurrent import RecurrentLIF
+
+h5py = pytest.importorskip("h5py", reason="the extra stalwart[nir] is not installed")
 
 RANDOM = np.random.default_rng(0)
 
