@@ -9,7 +9,7 @@ from nir_networks import STEPS, images, network, neurons, nir
 from torch import nn
 
 from stalwart.core.errors import InputError, UsageError
-from stalwart.interchange import nir_export, write_nir
+from stalwart.interchange import nir_export, run_nir, write_nir
 from stalwart.models.classifier import Normalise
 from stalwart.spiking import LIF, Direct, InTime, OffsetIF, SpikingNetwork, make_encoder
 from stalwart.spiking.recurrent import AdaptiveLIF, RecurrentLIF
@@ -159,7 +159,7 @@ def test_one_wrong_weight_between_a_thousand_is_found(tmp_path, monkeypatch):
         write_nir(network(*dense(neurons(0.8))), images(), tmp_path / "net.nir")
 
 
-def test_a_membrane_at_its_threshold_is_no_reason_to_refuse(tmp_path):
+def test_a_membrane_at_its_threshold_is_no_reason_to_refuse(tmp_path, monkeypatch):
     # 3 x 0.1 is above or below 0.3 in float32 as the sum is rounded; batch norm is folded, so that roundings differ.
     layers = nn.Linear(4, 32, bias=False), nn.BatchNorm1d(32), neurons(1.0, 0.3), nn.Linear(32, 3)
     ours = SpikingNetwork(Direct(STEPS), nn.Sequential(*layers), STEPS).eval()
@@ -167,8 +167,15 @@ def test_a_membrane_at_its_threshold_is_no_reason_to_refuse(tmp_path):
         layers[0].weight.fill_(1.0)
         layers[1].running_var.copy_(torch.linspace(0.5, 3, 32))
         layers[1].weight.copy_((layers[1].running_var + layers[1].eps).sqrt())
-    x = torch.full((3, 4), 0.025)
+    x, followed = torch.full((3, 4), 0.025), []
+
+    def counted(*args, follow=None, **options):
+        followed.append(follow is not None)
+        return run_nir(*args, follow=follow, **options)
+
+    monkeypatch.setattr(nir_export, "run_nir", counted)
     assert write_nir(ours, x, tmp_path / "net.nir") <= 1e-4
+    assert followed == [False, True]  # numpy alone went another way
 
 
 def test_only_the_layers_that_change_are_refused_after_training(tmp_path):

@@ -67,6 +67,8 @@ def run_both(path, x, steps=5, dt=None):
         lambda: (affine(), integrate(r=2e4)),
         lambda: (affine(), leaky(1, tau=math.inf, r=math.inf)),  # as snnTorch writes a leak of 1
         lambda: (affine(), leaky(1)),
+        lambda: (affine(), integrate(), affine(6, 3), nir.LI(np.full(3, 5e-4), np.full(3, 2.0), np.zeros(3))),
+        lambda: (affine(), integrate(), affine(6, 3), nir.I(np.full(3, 5e3))),
     ],
 )
 def test_chains_of_others_run_as_nir_defines_them(nodes, tmp_path):
@@ -130,7 +132,7 @@ def two_chains():
 UNREAD = {
     "cuba": ({"nodes": (affine(), nir.CubaLIF(*[np.ones(6)] * 5))}, r"node 'n1' \(CubaLIF\) is not understood"),
     "delay": ({"nodes": (affine(), nir.Delay(np.ones(6)))}, r"node 'n1' \(Delay\) is not understood"),
-    "integrator": ({"nodes": (affine(), nir.I(np.ones(6)))}, r"node 'n1' \(I\) is not understood"),
+    "threshold-node": ({"nodes": (affine(), nir.Threshold(np.ones(6)))}, r"node 'n1' \(Threshold\) is not understood"),
     "branch": (branched(), "node 'n0' stands where the graph branches"),
     "lost": (two_chains(), "node 'n1' is not part of the chain"),
     "reset": ({"nodes": (affine(), integrate(reset=-0.1))}, "node 'n1' rests or is reset at other membranes"),

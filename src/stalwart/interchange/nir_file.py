@@ -122,7 +122,7 @@ def constants(node: Any, name: str, dt: float, ours: bool) -> tuple[np.ndarray, 
         node: of ``nir``.
         name: its name, for messages.
         dt: length of a step.
-        ours: whether we wrote the file; otherwise r = 1 of IF neurons stands for g = 1.
+        ours: whether we wrote the file; otherwise r = 1 of IF and I nodes stands for g = 1.
 
     Raises:
         InputError: a leak outside [0, 1] or a gain that is not positive, as another dt would give them.

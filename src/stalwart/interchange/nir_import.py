@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stalwart.core.errors import FileError, InputError, UsageError
 from stalwart.core.numbers import require
 from stalwart.interchange.nir_file import DT, FORMAT, RESETS, above, constants, plain, read_graph
-from stalwart.interchange.nir_parts import Scale
+from stalwart.interchange.nir_parts import Membranes, Scale
 from stalwart.interchange.nir_run import inlined, pair, zeros_around
 from stalwart.spiking import LIF, Direct, InTime, SpikingNetwork, make_encoder
 from stalwart.spiking.recurrent import RecurrentLIF
@@ -25,7 +25,8 @@ def read_nir(path: Path | str, steps: int | None = None, dt: float | int | None 
     resets and first membranes; weights hold what was folded into them, and derivatives of spikes are the default ones. Files of
     others are read as NIR defines them: neurons fire above their threshold and are reset to 0, one step is Euler's with dt.
     Understood are chains of ``Affine``, ``Linear``, ``Conv1d``, ``Conv2d``, ``SumPool2d``, ``AvgPool2d``, ``Flatten``,
-    ``Scale``, ``IF``, ``LIF``, and ``LIF`` or ``IF`` neurons in a circle with one ``Linear`` or ``Affine`` node.
+    ``Scale``, ``IF``, ``LIF``, ``I``, ``LI``, and ``LIF`` or ``IF`` neurons in a circle with one ``Linear`` or ``Affine``
+    node.
 
     Where other tools mean something else than they write: sinabs subtracts thresholds and sends several spikes a step; its LIF
     neurons count time in steps and decay by exp(-1 / tau), near to which ``dt=1`` comes; Norse's LIF neurons do not look at r;
@@ -137,13 +138,15 @@ class _Reader:
                 "AvgPool2d": _pooling,
                 "Flatten": _flattening,
                 "Scale": lambda node, name: Scale(_tensor(node.scale, name)),
+                "I": self._integrators,
                 "IF": self._neurons,
+                "LI": self._integrators,
                 "LIF": self._neurons,
             }.get(kind)
             if made is None:
                 raise InputError(
                     f"node '{name}' ({kind}) is not understood; read are chains of affine layers, convolutions, pooling, "
-                    "flattening, IF and LIF neurons."
+                    "flattening, IF and LIF neurons, I and LI integrators."
                 )
             layers.append(made(node, name))
         return nn.Sequential(*layers)
@@ -163,13 +166,16 @@ class _Reader:
             neuron.fill(initial=first)
         return InTime(neuron, self.steps)
 
+    def _integrators(self, node: Any, name: str) -> nn.Module:
+        leak, gain = constants(node, name, self.dt, self.ours)
+        _require_rest(node, name)
+        return InTime(Membranes(*(_few(one.astype(np.float32)) for one in (leak, gain))), self.steps)
+
     def _numbers(self, node: Any, name: str) -> tuple[Tensor, Tensor, str]:
         """Return leak and threshold in units of the input, of the smallest shapes that say it, and the reset."""
         leak, gain = constants(node, name, self.dt, self.ours)
         threshold = plain(node.v_threshold, name)
-        rest = [plain(node.v_reset, name)] + ([plain(node.v_leak, name)] if hasattr(node, "v_leak") else [])
-        if any(one.any() for one in rest):
-            raise InputError(f"node '{name}' rests or is reset at other membranes than 0, which neurons here cannot.")
+        _require_rest(node, name)
         # What multiplies the currents may as well divide the threshold: the spikes are the same.
         near = np.abs(gain - 1) < 1e-6
         level = above(np.where(near, threshold, threshold / gain))
@@ -238,6 +244,11 @@ def _chain(nodes: dict[str, Any], edges: list[tuple[str, str]]) -> tuple[list[st
     if left:
         raise InputError(f"node '{left[0]}' is not part of the chain that starts at the input; only chains are read.")
     return chain, circles
+
+
+def _require_rest(node: Any, name: str) -> None:
+    if any(plain(getattr(node, one), name).any() for one in ("v_reset", "v_leak") if hasattr(node, one)):
+        raise InputError(f"node '{name}' rests or is reset at other membranes than 0, which neurons here cannot.")
 
 
 def _tensor(value: Any, name: str) -> Tensor:

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
+
+from stalwart.spiking import Neurons
 
 
 class Scale(nn.Module):
@@ -24,6 +27,32 @@ class Scale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, ...] to the same shape."""
         return x * self.scale
+
+
+class Membranes(Neurons):
+    """Leaky integrators, currents [T, B, ...] to membranes u[t] = λ u[t-1] + g x[t] of the same shape; they never fire.
+
+    Args:
+        leak: λ in [0, 1].
+        gain: g; both broadcast against a sample.
+    """
+
+    leak: Tensor
+    gain: Tensor
+
+    def __init__(self, leak: Tensor, gain: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("leak", leak)
+        self.register_buffer("gain", gain)
+        self.backward_mode = "bptt"
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Map currents [T, B, ...] to membranes of the same shape."""
+        u, out = torch.zeros_like(currents[0]), []
+        for current in currents:
+            u = self.leak * u + self.gain * current
+            out.append(u)
+        return torch.stack(out)
 
 
 @dataclass
