@@ -230,3 +230,11 @@ def test_the_published_gradient_is_the_straight_through_one():
     assert summed.abs().sum() > 0
     # Theirs is the gradient of 2 x - 1.
     assert torch.allclose(2 * published, x.grad, atol=1e-5 * float(x.grad.abs().max()))
+
+
+@pytest.mark.parametrize("divisor", [None, 1, 4])
+def test_pooling_that_divides_by_another_number_is_not_taken_for_a_mean(divisor):
+    layers = nn.Sequential(InTime(LIF(0.9, 0.5), 3), nn.AvgPool2d(2, divisor_override=divisor))
+    spikes = sw.spiking.lif(IMAGES.expand(3, *IMAGES.shape), 0.9, 0.5)
+    expected = nn.functional.avg_pool2d(spikes.mean(0), 2) * 4 / (divisor or 4)
+    torch.testing.assert_close(SpikingNetwork(Direct(3), layers, 3)(IMAGES), expected)

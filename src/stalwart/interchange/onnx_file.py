@@ -18,8 +18,12 @@ _MOST_BYTES = 2**31 - 1  # protobuf's own limit
 _ONNX_DOMAINS = ("", "ai.onnx")
 
 
-def extra(name: str) -> Any:
-    """Import ``onnx`` or ``onnxruntime``, which come with the extra ``stalwart[onnx]``.
+def extra(name: str, kind: str = "onnx") -> Any:
+    """Import a package that comes with one of our extras, such as ``onnxruntime`` with ``stalwart[onnx]``.
+
+    Args:
+        name: the package.
+        kind: the extra, named as the format it is for.
 
     Raises:
         UsageError: it is not installed.
@@ -28,7 +32,7 @@ def extra(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as problem:
         raise UsageError(
-            f"reading and writing ONNX needs the package '{name}': pip install 'stalwart[onnx]'."
+            f"reading and writing {kind.upper()} needs the package '{name}': pip install 'stalwart[{kind}]'."
         ) from problem
 
 

@@ -253,7 +253,8 @@ def _fuses(neurons: InTime, layer: nn.Module) -> bool:
     if not isinstance(neurons.neuron, LIF) or current_period() is not None:
         return False
     two, padding = (2, (2, 2)), (0, (0, 0))
-    return layer.kernel_size in two and layer.stride in two and layer.padding in padding and not layer.ceil_mode
+    plain = layer.padding in padding and not layer.ceil_mode and layer.divisor_override in (None, 4)
+    return plain and layer.kernel_size in two and layer.stride in two
 
 
 def with_neurons(layers: nn.Module, steps: int, neuron: Callable[[str], Neurons]) -> nn.Module:
