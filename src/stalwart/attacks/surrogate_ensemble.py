@@ -68,6 +68,10 @@ class SurrogateEnsemble(Attack):
         inner: Attack = build("attack", ATTACKS, self.attack, given)
         return inner
 
+    def fits(self, model: nn.Module, within: ThreatSet) -> bool:
+        """Tell whether the model has neurons, and the attack takes the threat set."""
+        return bool(neurons(model)) and self._inner().fits(model, within)
+
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Run every member; its passes are counted."""
         inner, found, alive = self._inner(), x.clone(), torch.arange(len(x), device=x.device)

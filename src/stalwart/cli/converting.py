@@ -20,7 +20,7 @@ from stalwart.interchange import write_nir, write_onnx
 from stalwart.recipes import runs
 from stalwart.recipes.foreign import foreign_model
 from stalwart.recipes.load import parse_recipe
-from stalwart.spiking import SpikingNetwork, spiking_networks
+from stalwart.spiking import spiking_networks
 
 FORMS = ("snn", "nir", "onnx")
 _SHOWN, _CALIBRATED, _COMPARED = 8, 1024, 512
@@ -126,8 +126,7 @@ def _written(model: nn.Module, x: Tensor, wish: Wish, path: Path) -> str:
         if wish.to == "onnx":
             found = write_onnx(model.eval(), x, path)
             return f"{path}: computes the same in onnxruntime, up to {found:.2g} of the outputs' size"
-        networks = spiking_networks(model)
-        if not isinstance(model, SpikingNetwork) and len(networks) != 1:
+        if not spiking_networks(model):
             raise UsageError("NIR describes spiking networks; convert this one --to snn first, and then that --to nir.")
         lossy = tuple(one.strip() for one in (wish.lossy or "").split(",") if one.strip())
         found = write_nir(model.eval(), x, path, allow_lossy=lossy)

@@ -239,13 +239,14 @@ class _Chain:
         if part.reset == "soft" and "soft-reset" not in self.allow_lossy:
             raise InputError(
                 f"'{path}' subtracts its threshold at a spike (soft reset), which NIR cannot say: its neurons go to v_reset. "
-                "Convert or train with reset 'hard', or pass allow_lossy=('soft-reset',) to leave it to metadata that other "
-                "readers do not know."
+                "Convert or train with reset 'hard', or pass allow_lossy=('soft-reset',), on the command line --lossy "
+                "soft-reset, to leave it to metadata that other readers do not know."
             )
         if part.initial is not None and "initial" not in self.allow_lossy:
             raise InputError(
                 f"'{path}' starts from membranes other than 0, which NIR cannot say. Convert with start 0, or pass "
-                "allow_lossy=('initial',) to leave them to metadata that other readers do not know."
+                "allow_lossy=('initial',), on the command line --lossy initial, to leave them to metadata that other readers "
+                "do not know."
             )
         if bias is not None:
             self.shift = self.shift + bias.double().cpu()

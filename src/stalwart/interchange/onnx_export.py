@@ -72,6 +72,8 @@ def _trace(model: nn.Module, x: Tensor, path: Path, opset: int) -> None:
     with warnings.catch_warnings():
         # The exporter that is to replace this one needs the package onnxscript.
         warnings.simplefilter("ignore", DeprecationWarning)
+        # What is taken for a constant is found out by running the file on other inputs.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         try:
             with elementary():
                 torch.onnx.export(

@@ -1,0 +1,111 @@
+"""An evaluation that is killed goes on where it was, to the same table; attacks on what is left; the origin's transfer."""
+
+import pytest
+import torch
+from torch import nn
+
+import stalwart as sw
+from stalwart.core.random import generator
+from stalwart.evaluation import evaluate, steps_of
+from stalwart.evaluation.evaluate import _attack
+from stalwart.evaluation.suites import SNN_ADAPTIVE
+
+X = torch.rand(24, 1, 6, 6, generator=generator(0))
+SUITE = "snn-adaptive"
+
+
+@pytest.fixture
+def nets():
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Flatten(), nn.Linear(36, 24), nn.ReLU(), nn.Linear(24, 4)).eval()
+    return ann, sw.convert(ann, X, steps=4)
+
+
+class Killed(Exception):
+    """What a test kills an evaluation with."""
+
+
+def killer(after):
+    def advance(done, note=""):
+        if done == after:
+            raise Killed
+
+    return advance
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Make the costly attacks of the suite short."""
+    short = {"queries": 20, "steps": 3}
+
+    def shorten(options):
+        found = {key: short.get(key, value) for key, value in options.items()}
+        if "options" in found:
+            found["options"] = shorten(found["options"])
+        return found
+
+    entries = tuple(
+        type(entry)(entry.name, entry.attack, shorten(entry.options), entry.kind, entry.curve, entry.survivors)
+        for entry in SNN_ADAPTIVE.entries
+    )
+    suite = type(SNN_ADAPTIVE)(SUITE, entries, entries)
+    monkeypatch.setattr("stalwart.evaluation.suites.SNN_ADAPTIVE", suite)
+    return suite
+
+
+@pytest.mark.parametrize("after", [1, 7, 13])
+def test_kill_and_resume_gives_the_same_table(quick, nets, tmp_path, after):
+    ann, snn = nets
+    y = ann(X).argmax(1)
+    options = {"suite_name": SUITE, "curve": [0.02], "origin": ann}
+    _, whole = evaluate(snn, X, y, sw.Linf(0.1), **options)
+    with pytest.raises(Killed):
+        evaluate(snn, X, y, sw.Linf(0.1), **options, advance=killer(after), kept=tmp_path / "kept")
+    assert len(list((tmp_path / "kept").iterdir())) == after
+    counted = []
+    _, found = evaluate(
+        snn, X, y, sw.Linf(0.1), **options, kept=tmp_path / "kept", advance=lambda done, note="": counted.append(done)
+    )
+    assert found.csv() == whole.csv()
+    assert not (tmp_path / "kept").exists()
+    assert counted[-1] == steps_of(SUITE, snn, [0.02], sw.Linf(0.1), origin=True)
+
+
+def test_results_of_another_model_or_damaged_ones_do_not_count(quick, nets, tmp_path):
+    ann, snn = nets
+    y = ann(X).argmax(1)
+    with pytest.raises(Killed):
+        evaluate(ann, X, y, sw.Linf(0.1), "quick", advance=killer(2), kept=tmp_path)
+    _, wanted = evaluate(snn, X, y, sw.Linf(0.1), "quick")
+    with pytest.raises(Killed):
+        evaluate(snn, X, y, sw.Linf(0.1), "quick", advance=killer(2), kept=tmp_path)
+    torn = sorted(tmp_path.iterdir())[0]
+    torn.write_bytes(torn.read_bytes()[:50])
+    _, found = evaluate(snn, X, y, sw.Linf(0.1), "quick", kept=tmp_path)
+    assert found.csv() == wanted.csv()
+
+
+def test_the_suite_of_converted_networks(quick, nets):
+    ann, snn = nets
+    y = ann(X).argmax(1)
+    evaluation, _ = evaluate(snn, X, y, sw.Linf(0.1), SUITE, origin=ann)
+    rows = {row.name: row.robust.correct for row in evaluation.attacks}
+    assert "origin-margin" in rows
+    left = [rows[entry.name] for entry in quick.entries if entry.survivors]
+    assert left == sorted(left, reverse=True), "each counts what it and all before it left"
+    assert evaluation.worst.correct == left[-1]
+    assert "origin-margin" not in {row.name for row in evaluate(snn, X, y, sw.Linf(0.1), SUITE)[0].attacks}
+    names = [entry.name for entry in quick.fitting(ann, False, sw.Linf(0.1), True)]
+    assert "surrogates-pgd" not in names, "an ANN has no surrogates"
+
+
+def test_only_what_is_left_is_attacked(nets):
+    ann, _ = nets
+    y, left = ann(X).argmax(1), torch.arange(24) < 10
+    found = _attack(sw.attack("pgd", steps=3), ann, X, y, left, sw.Linf(0.05), 0)
+    assert torch.equal(found.x_adv[10:], X[10:])
+    assert (found.cost.forwards[10:] == 0).all()
+    assert (found.cost.forwards[:10] > 0).all()
+    assert torch.equal(found.success[10:], torch.ones(14, dtype=torch.bool))
+    alone = sw.attack("pgd", steps=3)(ann, X[:10], y[:10], within=sw.Linf(0.05), seed=0)
+    assert torch.equal(found.x_adv[:10], alone.x_adv)
