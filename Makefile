@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
 
-.PHONY: demo test lint types layers unit format reproduce-wca reproduce-fashion-mnist reproduce-certified reproduce-spiking fuzz-bounds bench clean
+.PHONY: demo test lint types layers unit format reproduce-wca reproduce-fashion-mnist reproduce-certified reproduce-conversion reproduce-spiking fuzz-bounds bench clean
 
 demo: $(SETUP)
 	$(BIN)/stalwart demo --out demo
@@ -41,6 +41,9 @@ reproduce-fashion-mnist: $(SETUP)
 
 reproduce-certified: $(SETUP)
 	$(BIN)/python reproductions/certified.py --out runs/certified
+
+reproduce-conversion: $(SETUP)
+	$(BIN)/python reproductions/conversion.py --out runs/conversion
 
 reproduce-spiking: $(SETUP)
 	$(BIN)/python reproductions/spiking.py --out runs/spiking

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stalwart.attacks.apgd import checkpoints
 from stalwart.attacks.ascent import TRUSTED_DRAWS
 from stalwart.attacks.base import Attack, Count
 from stalwart.attacks.losses import Goal, LossName
@@ -98,7 +99,7 @@ class AdaptiveSurrogateAttack(Attack):
         broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         first, second = torch.zeros_like(x), torch.zeros_like(x)
         radius = torch.as_tensor(expand(within.radius, x), dtype=x.dtype, device=x.device)
-        halvings = _halvings(self.steps)
+        halvings = checkpoints(self.steps)
         keep_best = not oracle.randomised or oracle.eot >= TRUSTED_DRAWS
 
         def keep(value: Tensor, logits: Tensor) -> None:
@@ -128,16 +129,6 @@ class AdaptiveSurrogateAttack(Attack):
             last = oracle.logits(z, index, oracle.eot)
         keep(oracle.averaged(last, goal), last[-1])
         return found
-
-
-def _halvings(steps: int) -> list[int]:
-    """Return after which steps the step size is halved."""
-    place, interval, found = 0.22, 0.22, []
-    while place < 1:
-        found.append(math.ceil(place * steps))
-        interval = max(interval - 0.03, 0.06)
-        place += interval
-    return found
 
 
 @contextlib.contextmanager
