@@ -2,8 +2,8 @@
 
     python reproductions/certified_twin.py [--seeds 0 1 2] [--unclipped]
 
-Fashion-MNIST, MLP 784-128-128-10, interval training at eps 0.1 in 12 epochs (1 clean, 3 of growing eps), kappa 1 to 0.5, Adam
-5e-4, a tenth of it after epoch 9; ReLU, and ParamRamp of slope 0 whose lengths start from mean activations after the clean epoch.
+Fashion-MNIST, MLP 784-128-128-10, interval training at eps 0.1 in 12 epochs (1 clean, 3 of growing eps), kappa 1 to 0.5,
+Adam 5e-4, a tenth of it after epoch 9; ReLU, and ParamRamp of slope 0 whose lengths start from mean activations.
 Prints clean and interval errors of the first 3,000 test images, in percent. ``--unclipped`` trains on boxes that leave [0, 1].
 """
 
@@ -109,7 +109,7 @@ def main() -> None:
                     (float((net(test).argmax(1) != labels).float().mean()), float((worst <= 0).float().mean()))
                 )
             print(
-                f"{'ParamRamp' if ramp else 'ReLU'} seed {seed}: clean {errors[-1][0]:.1%}, IBP {errors[-1][1]:.1%}",
+                f"{name} seed {seed}: clean {errors[-1][0]:.1%}, IBP {errors[-1][1]:.1%}",
                 flush=True,
             )
         clean, interval = (statistics.median(column) for column in zip(*errors, strict=True))
