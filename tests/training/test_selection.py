@@ -272,7 +272,7 @@ def test_frozen_parameters_are_left_alone(tmp_path):
         ({"schedule": {"name": "cosine", "milestones": [1]}}, "belong to the 'step' schedule"),
         ({"ema": 1.0}, "less than 1"),
         ({"optimiser": {"lr": 0}}, "greater than 0"),
-        ({"epochs": 0}, "greater than or equal to 1"),
+        ({"epochs": -1}, "greater than or equal to 0"),
     ],
 )
 def test_impossible_settings_are_refused(values, message):

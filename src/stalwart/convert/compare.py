@@ -15,6 +15,7 @@ from stalwart.core.numbers import require
 from stalwart.spiking import SpikingNetwork, set_steps
 
 _BATCH = 64
+_BUSY = 0.9
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,26 @@ class LayerError:
         error: ‖a - c r‖ / ‖a‖ of activations a and mean outputs r; c is 1 where spikes have heights, else the best number.
         rate: spikes of a neuron in a step, on average.
         threshold: mean threshold.
+        floor: what a trained threshold does not fall below; None where it is not trained.
     """
 
     path: str
     error: float
     rate: float
     threshold: float
+    floor: float | None = None
+
+    @property
+    def doubts(self) -> list[str]:
+        """What speaks against trusting the layer."""
+        found = []
+        if self.floor is not None and self.threshold <= self.floor:
+            found.append(
+                f"has its threshold at the floor of {self.floor:g}; train with less weight decay or a higher rho"
+            )
+        if self.rate > _BUSY:
+            found.append("fires in nearly every step, which carries no information; raise its threshold")
+        return found
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,7 @@ class Comparison:
         for one in self.layers:
             kind = self.findings.activations[one.path]
             lines.append(f"{kind:<8}  {shown(one.path):<24} {one.error:6.1%} {one.rate:6.3f}  {one.threshold:9.4g}")
+        lines += [f"beware    {shown(one.path)} {what}" for one in self.layers for what in one.doubts]
         lines += [f"folded    {shown(path)} into {shown(into)}" for path, into in self.findings.folded.items()]
         lines += [f"kept      {path} ({kind})" for path, kind in self.findings.kept.items()]
         if self.accuracy is not None:
@@ -111,7 +127,9 @@ def compare(
             scale = 1.0 if neuron.height is not None else float((a * r).sum() / r.square().sum().clamp_min(1e-30))
             height = 1.0 if neuron.height is None else neuron.height
             error = float((a - scale * r).norm() / a.norm().clamp_min(1e-30))
-            layers.append(LayerError(path, error, float((r / height).mean()), float(neuron.threshold.mean())))
+            trained = isinstance(neuron.threshold, nn.Parameter)
+            threshold, rate = float(neuron.threshold.mean()), float((r / height).mean())
+            layers.append(LayerError(path, error, rate, threshold, neuron.floor if trained else None))
         if y is None:
             return Comparison(findings, tuple(layers), None, {})
         times = sorted({*over, network.steps - network.wait})

@@ -241,3 +241,10 @@ def test_a_comparison_says_what_was_done_and_how_near_it_is():
     for part in ("folded    1 into 0", "kept      3 (AvgPool2d)", "accuracy before: 100.0%"):
         assert part in text
     assert found.record()["replaced"][0]["layer"] == "2"
+    assert "beware" not in text
+    low = sw.convert(model, X, method="robust", balancing_steps=10)
+    for layer in neurons(low).values():
+        layer.threshold.fill_(layer.floor)
+    text = compare(model, low, X).text()
+    assert "beware    2 has its threshold at the floor of 0.03" in text
+    assert "accuracy" not in text
