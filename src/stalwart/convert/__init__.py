@@ -6,5 +6,6 @@ from stalwart.convert.copy import spiking_copy
 from stalwart.convert.pipeline import convert
 from stalwart.convert.prepare import prepare
 from stalwart.convert.table import METHODS
+from stalwart.convert.tandem import Tandem
 
-__all__ = ["METHODS", "Comparison", "balance_thresholds", "compare", "convert", "prepare", "spiking_copy"]
+__all__ = ["METHODS", "Comparison", "Tandem", "balance_thresholds", "compare", "convert", "prepare", "spiking_copy"]

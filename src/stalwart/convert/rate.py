@@ -64,7 +64,10 @@ class Rate(Method):
 
     def found(self, plain: nn.Module, path: str, x: Tensor, steps: int) -> Tensor:
         """Return the threshold of one activation, [1] or one a channel [C]."""
-        values = activations(plain, path, x)
+        return self.threshold_of(activations(plain, path, x), path, steps)
+
+    def threshold_of(self, values: Tensor, path: str, steps: int) -> Tensor:
+        """Return the threshold of activations [N, ...], [1] or one a channel [C]; ``path`` names them in errors."""
         rows = thinned(values) if self.per == "layer" else by_channel(values)
         if self.threshold == "percentile":
             return positive(order_statistic(rows, float(self.percentile)), path)
