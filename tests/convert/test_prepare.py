@@ -140,3 +140,12 @@ def test_max_pooling_is_kept_only_when_asked_for():
     assert "spikes" in prepare(model, max_pool="spikes")[1].kept["2"]
     with pytest.raises(UsageError, match="max_pool"):
         prepare(nn.Sequential(nn.ReLU()), max_pool="average")
+
+
+def test_the_room_and_its_function_share_a_name():
+    import stalwart as sw
+    import stalwart.convert.tandem as tandem
+
+    assert sw.convert.Tandem is tandem.Tandem
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    assert sw.convert(model, torch.rand(16, 4), steps=2)(torch.rand(2, 4)).shape == (2, 3)

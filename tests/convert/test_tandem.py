@@ -65,7 +65,7 @@ def test_it_trains_and_repeats():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    tandem = Tandem(steps=4, most=15, patience=3, lr=5e-3, batch=50)
+    tandem = Tandem(steps=4, most=25, patience=8, lr=5e-3, batch=50)
     a, b = (tandem(model, train, held) for _ in range(2))
     assert all(
         torch.equal(one, other) for one, other in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
