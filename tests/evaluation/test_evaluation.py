@@ -5,9 +5,13 @@ import io
 
 import pytest
 import torch
+from torch import nn
 
 import stalwart as sw
+from stalwart.core.random import generator
+from stalwart.core.registry import lookup
 from stalwart.evaluation import evaluate, steps_of
+from stalwart.sets.table import SETS
 
 EPS, CURVE = 0.12, (0.03, 0.06, 0.2)
 
@@ -151,3 +155,23 @@ def test_what_a_small_radius_found_counts_at_a_large_one():
     assert min(row.robust.value for row in found.attacks if row.eps == 0.5) > small, "the larger radius must be harder"
     worst = torch.tensor(table.columns["worst"])
     assert (worst <= torch.tensor(table.columns["pgd-ce@0.03"])).all()
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("events", 3.0), ("l0", 2.0), ("l1", 0.5)])
+def test_every_ball_can_be_judged_in(norm, eps):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    x = torch.rand(12, 1, 6, 6, generator=generator(0)).round()
+    within = lookup("threat set", SETS, norm)(eps)
+    found, _ = evaluate(model, x, model(x).argmax(1), within, "quick", curve=[1.0])
+    assert found.worst.correct <= found.clean.correct == 12
+    assert found.threat == within.describe()
+    # A linear network's worst case is known: the support of the margin's slope.
+    weight, y = model[1].weight.detach(), model(x).argmax(1)
+    other = torch.stack([torch.arange(3)[torch.arange(3) != label] for label in y])
+    held = torch.ones(12, dtype=torch.bool)
+    for column in other.T:
+        slope = (weight[column] - weight[y]).reshape(x.shape)
+        shift = (model[1].bias[column] - model[1].bias[y]).detach()
+        held &= within.support(x, slope) + shift < 0
+    assert found.worst.correct == int(held.sum())

@@ -140,7 +140,7 @@ class EvaluationSection(Settings):
     """
 
     suite: str = "standard"
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Literal["linf", "l2", "l1", "l0", "events"] = "linf"
     eps: Number = pydantic.Field(8 / 255, ge=0)
     samples: int | None = pydantic.Field(1000, ge=1)
     rule: Literal["single", "mean-softmax", "mean-network"] = "single"
