@@ -9,7 +9,7 @@ from stalwart.attacks.surrogate_ensemble import MEMBERS
 from stalwart.core.random import generator
 from stalwart.report import Report, watch_spikes
 from stalwart.report.html import render
-from stalwart.spiking import LIF, Direct, HoyerNeuron, SpikingNetwork, with_neurons
+from stalwart.spiking import LIF, Direct, HoyerNeuron, SpikingNetwork, find_surrogate, neurons, with_neurons
 
 X = torch.rand(20, 1, 4, 4, generator=generator(0))
 Y = torch.arange(20) % 3
@@ -76,3 +76,26 @@ def test_neurons_that_cannot_stop_on_the_way_have_no_curve():
     assert found.over_steps == []
     assert found.traces == []
     assert len(found.layers) == 2
+
+
+@pytest.mark.parametrize("method", ["calibration", "offset-spikes"])
+def test_converted_networks_are_watched_as_they_are(method):
+    torch.manual_seed(0)
+    x = torch.rand(20, 1, 4, 4, generator=generator(0))
+    ann = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3))
+    network = sw.convert(ann, x, steps=5, method=method)
+    found = watch_spikes(network, x, ann(x).argmax(1))
+    (layer,) = neurons(network).values()
+    caught = []
+    hook = layer.register_forward_hook(lambda module, inputs, out: caught.append((inputs[0], out)))
+    network(x[:1])
+    hook.remove()
+    currents, out = caught[0]
+    membranes = layer.membranes(currents)
+    assert torch.equal(membranes >= layer.threshold, out > 0), "membranes are those that decided"
+    for width, share in ((1e-6, 0.0), (1e6, 1.0)):
+        layer.surrogate = find_surrogate({"name": "rectangle", "gamma": width})
+        assert watch_spikes(network, x, ann(x).argmax(1)).layers[0].passing == pytest.approx(share, abs=0.02)
+    (trace,) = found.traces
+    assert sum(map(len, trace.spikes)) == int((out > 0).sum())
+    assert (found.over_steps == []) == (method == "offset-spikes")

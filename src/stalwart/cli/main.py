@@ -114,7 +114,10 @@ def convert(
 def evaluate(
     run: Annotated[Path | None, typer.Argument(help="A run folder; leave it out with --model.")] = None,
     suite: Annotated[str | None, typer.Option("--suite", help="One of `stalwart list suites`.")] = None,
-    eps: Annotated[str | None, typer.Option("--eps", help="Radius, such as 0.1 or 8/255; of l0 and events a number of pixels or flips.")] = None,
+    eps: Annotated[
+        str | None,
+        typer.Option("--eps", help="Radius, such as 0.1 or 8/255; of l0 and events a number of pixels or flips."),
+    ] = None,
     norm: Annotated[str | None, typer.Option("--norm", help="linf, l2, l1, l0 or events.")] = None,
     curve: Annotated[str | None, typer.Option("--curve", help="Further radii, such as 2/255,4/255.")] = None,
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="The first so many test inputs.")] = None,

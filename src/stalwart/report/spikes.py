@@ -15,13 +15,13 @@ from stalwart.evaluation.results import Rate, Record
 from stalwart.sets import ThreatSet
 from stalwart.spiking import LIF, monitor, neurons, spiking_networks
 from stalwart.spiking.period import period
-from stalwart.spiking.reference import Dynamics, run
 from stalwart.stochastic import scores
 
 _SAMPLES = 256
 _POINTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _ROWS, _CURVES = 60, 3
 _ATTACKED = 64
+_FEW = 16
 _ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
     "FGSM": ("fgsm", {}),
     "PGD-10, CE": ("pgd", {"steps": 10}),
@@ -30,7 +30,11 @@ _ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class LayerActivity(Record):
-    """One layer of neurons: how many a sample, their rate, and the shares that never and always fired."""
+    """One layer of neurons: how many a sample, their rate, and the shares that never and always fired.
+
+    ``passing`` is the share of neurons and steps, on a few inputs, at which the assumed derivative of a spike is at least a
+    hundredth of its largest value: where it is small, gradients see little of the network.
+    """
 
     layer: str
     neurons: int
@@ -39,6 +43,7 @@ class LayerActivity(Record):
     saturated: float
     threshold: float | None
     leak: float | None
+    passing: float | None = None
 
 
 class StepsPoint(Record):
@@ -132,10 +137,12 @@ def watch_spikes(
                     saturated=one.saturated,
                     threshold=numbers[0],
                     leak=numbers[1],
+                    passing=_passing(model, layer, x[:_FEW]) if isinstance(layer, LIF) else None,
                 )
             )
         plain = {path: layer for path, layer in found.items() if isinstance(layer, LIF)}
-        over = _over_steps(model, x, y, steps) if len(plain) == len(found) else []
+        resumes = len(plain) == len(found) and networks[0].wait == 0
+        over = _over_steps(model, x, y, steps) if resumes else []
         shown = list(dict.fromkeys([next(iter(plain)), list(plain)[-1]])) if plain else []
         traces = [_trace(model, plain[path], path, x[:1]) for path in shown]
     rows = [] if within is None else _gradients(model, x[:_ATTACKED], y[:_ATTACKED], within, seed)
@@ -183,22 +190,32 @@ def _parts(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(zip(x.split(64), y.split(64), strict=True))
 
 
-def _trace(model: nn.Module, layer: LIF, path: str, x: Tensor) -> Trace:
-    caught: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda module, inputs, out: caught.append(inputs[0]))
+def _seen(model: nn.Module, layer: LIF, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the currents that a layer gets and what it sends, [T, B, ...] each."""
+    caught: list[tuple[Tensor, Tensor]] = []
+    hook = layer.register_forward_hook(lambda module, inputs, out: caught.append((inputs[0], out)))
     try:
         model(x)
     finally:
         hook.remove()
-    currents = caught[0]
-    leak, threshold = layer.leak.to(currents), layer.threshold.to(currents)
-    spikes, membranes = run(currents, leak, threshold, Dynamics(layer.reset, layer.order))
-    fired, decided = spikes[:, 0].flatten(1), membranes[:, 0].flatten(1)
+    return caught[0]
+
+
+def _passing(model: nn.Module, layer: LIF, x: Tensor) -> float:
+    """Return at which share of membranes the layer's own surrogate is at least a hundredth of its peak."""
+    z = layer.membranes(_seen(model, layer, x)[0]) / layer.threshold - 1
+    surrogate = layer.assumed(layer.threshold)
+    return float((surrogate.slope(z) >= surrogate.slope(torch.zeros(1)) / 100).float().mean())
+
+
+def _trace(model: nn.Module, layer: LIF, path: str, x: Tensor) -> Trace:
+    currents, out = _seen(model, layer, x)
+    fired, decided = (out[:, 0] != 0).long().flatten(1), layer.membranes(currents)[:, 0].flatten(1)
     order = fired.sum(0).argsort(descending=True, stable=True)[:_ROWS]
     few = order[:: max(1, len(order) // _CURVES)][:_CURVES]
     return Trace(
         layer=path,
         spikes=[(fired[:, n].nonzero()[:, 0] + 1).tolist() for n in order.tolist()],
         membranes=[decided[:, n].tolist() for n in few.tolist()],
-        threshold=float(threshold.mean()),
+        threshold=float(layer.threshold.mean()),
     )

@@ -141,6 +141,17 @@ class LIF(Neurons):
         leak, threshold = self._numbers()
         return self._spikes(self._started(currents, leak), leak, threshold, pool)
 
+    def assumed(self, threshold: Tensor) -> Surrogate:
+        """Return the derivative of a spike in units of a threshold, whatever unit its widths are in."""
+        if self.unit == "membrane" and self.surrogate.code >= 0:  # those without a code adapt to their arguments
+            return InMembranes(self.surrogate, float(threshold.detach()))
+        return self.surrogate
+
+    def membranes(self, currents: Tensor) -> Tensor:
+        """Return the membranes [T, B, ...] that decide on spikes, of currents of the same shape."""
+        leak, threshold = self._numbers()
+        return advance(self._started(currents, leak), leak, threshold, Dynamics(self.reset, self.order))[1]
+
     def resume(self, currents: Tensor, membrane: Tensor | None) -> tuple[Tensor, Tensor]:
         """Go on from membranes [B, ...], see :meth:`Neurons.resume`."""
         leak, threshold = self._numbers()
@@ -209,15 +220,12 @@ class LIF(Neurons):
         return leak, threshold.clamp_min(self.floor) if isinstance(threshold, nn.Parameter) else threshold
 
     def _spikes(self, currents: Tensor, leak: Tensor, threshold: Tensor, pool: bool = False) -> Tensor:
-        surrogate = self.surrogate
-        if self.unit == "membrane" and surrogate.code >= 0:  # those without a code adapt to their arguments
-            surrogate = InMembranes(surrogate, float(threshold.detach()))
         spikes = lif(
             currents,
             leak,
             threshold,
             self.reset,
-            surrogate,
+            self.assumed(threshold),
             self.order,
             self.detach_reset,
             self.backward_mode,

@@ -40,22 +40,30 @@ class OffsetIF(LIF):
         Raises:
             InputError: no step is left after the first ρ.
         """
+        leak, threshold = self._numbers()
+        parts = self._parts(currents, leak, threshold)
+        return torch.cat([self._spikes(part, leak, threshold, pool) for part in parts])
+
+    def membranes(self, currents: Tensor) -> Tensor:
+        """Return the membranes [ρ + T, B, ...] that decide on spikes."""
+        leak, threshold = self._numbers()
+        parts = self._parts(currents, leak, threshold)
+        return torch.cat([advance(part, leak, threshold, Dynamics("soft"))[1] for part in parts])
+
+    def _parts(self, currents: Tensor, leak: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the first ρ steps integrate, and what the others do, the shift included."""
         if len(currents) <= self.look:
             raise InputError(
                 f"these neurons look at {self.look} steps before they count, so {len(currents)} steps are too few; set more."
             )
-        leak, threshold = self._numbers()
-        driven = self._started(currents, leak)
+        first, rest = currents[: self.look], currents[self.look :]
+        first = self._started(first, leak)
         with torch.no_grad():
-            spikes, _, v = advance(driven[: self.look], leak, threshold, Dynamics("soft"))
-            fired = spikes.amax(0) > 0
-            shift = threshold * ((v >= threshold).to(v) - ((v < 0) & fired).to(v))
-        first = self._spikes(driven[: self.look], leak, threshold, pool)
-        start = shift if self.initial is None else shift + self.initial
-        rest = currents[self.look :] if self.bias is None else currents[self.look :] + self.bias
-        again = rest.clone()
-        again[0] += start
-        return torch.cat([first, self._spikes(again, leak, threshold, pool)])
+            spikes, _, v = advance(first, leak, threshold, Dynamics("soft"))
+            shift = threshold * ((v >= threshold).to(v) - ((v < 0) & (spikes.amax(0) > 0)).to(v))
+        again = self._started(rest, leak).clone()
+        again[0] += shift
+        return first, again
 
     def resume(self, currents: Tensor, membrane: Tensor | None) -> tuple[Tensor, Tensor]:
         """Refuse: what a step does depends on the first ρ."""
