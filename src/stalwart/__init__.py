@@ -7,7 +7,7 @@ from stalwart.certify.verify import Verdict, verify
 from stalwart.convert import convert
 from stalwart.core.errors import StalwartError
 from stalwart.report import Report, evaluate
-from stalwart.sets import L0, L1, L2, Box, Events, Linf
+from stalwart.sets import L0, L1, L2, Box, Events, Linf, RelativeBox
 
 __version__ = "0.1.0"
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Box",
     "Events",
     "Linf",
+    "RelativeBox",
     "Report",
     "StalwartError",
     "Verdict",

@@ -22,10 +22,12 @@ from stalwart.core.checks import check_images, check_labels
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.registry import suggest
 from stalwart.graph import Graph, Node, trace
-from stalwart.sets import ThreatSet
+from stalwart.sets import RelativeBox, ThreatSet
 from stalwart.stochastic import is_random
 
 Rigor = Literal["float64", "rigorous"]
+Weights = RelativeBox | Mapping[str, tuple[Tensor, Tensor]]
+"""What parameters range over: a set around them, or a lower and an upper end by parameter name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +90,7 @@ def bound(
     within: ThreatSet | None = None,
     method: str = "ibp",
     *,
-    weights: Any = None,
+    weights: Weights | None = None,
     rows: Tensor | None = None,
     strategy: str = "adaptive",
     rigor: Rigor | None = None,
@@ -100,7 +102,7 @@ def bound(
         x: inputs [B, ...] in data units.
         within: the threat set; None for the inputs themselves (with ``weights``).
         method: "ibp", "crown-ibp", "crown", "lbp", "crown-lbp", "alpha-crown", "relaxed-crown-v" (v 1 to 4).
-        weights: a set with ``bounds(parameters)``, or lower and upper ends by parameter name, that parameters range over.
+        weights: what parameters range over, a RelativeBox or lower and upper ends by parameter name.
         rows: a specification [R, K] or [B, R, K]; its rows are folded into the last layer and bounded instead of outputs.
         strategy: lines of piecewise-linear functions: "tight" for certifiably trained networks, "adaptive" for others.
         rigor: the arithmetic. None takes the model's own floats; "float64" makes rounding errors tiny; "rigorous" also
@@ -142,7 +144,7 @@ def margin_bounds(
     within: ThreatSet | None = None,
     method: str = "ibp",
     *,
-    weights: Any = None,
+    weights: Weights | None = None,
     strategy: str = "adaptive",
     rigor: Rigor | None = None,
 ) -> Tensor:
@@ -170,7 +172,7 @@ def propagate(
     within: ThreatSet | None = None,
     method: str = "ibp",
     *,
-    weights: Any = None,
+    weights: Weights | None = None,
     strategy: str = "adaptive",
     rigor: Rigor | None = None,
 ) -> Propagation:
@@ -219,11 +221,11 @@ def prepare(model: nn.Module, x: Tensor) -> Graph:
     return graph
 
 
-def _weight_intervals(model: nn.Module, weights: Any, dtype: torch.dtype) -> Mapping[str, Interval] | None:
+def _weight_intervals(model: nn.Module, weights: Weights | None, dtype: torch.dtype) -> Mapping[str, Interval] | None:
     if weights is None:
         return None
     named = dict(model.named_parameters())
-    ends = weights.bounds(named) if hasattr(weights, "bounds") else weights
+    ends = weights.bounds(weights.select(model)) if isinstance(weights, RelativeBox) else weights
     for name in ends:
         if name not in named:
             raise UsageError(f"the model has no parameter '{name}'.{suggest(name, named)}")
