@@ -20,7 +20,7 @@ class WeightAMP(WeightAttack):
         theta' <- Project(theta' + (eps / steps) g / ||g||),  g = grad loss(theta')
 
     The box's own limits hold too: to feel the ball alone, give ``RelativeBox(1.0)``. Weights that are 0 stay 0.
-    Source: Zheng, Zhang, Mao, CVPR 2021 (arXiv 2010.04925), algorithm 1.
+    Source: Zheng, Zhang, Mao, "Regularizing neural networks via adversarial model perturbation", CVPR 2021 (arXiv 2010.04925).
 
     Attributes:
         eps: radius of the ball, in units of the weights.

@@ -19,7 +19,7 @@ class WeightPGD(WeightAttack):
         theta' <- theta + init_noise |theta| R,  R ~ N(0, 1)
         theta' <- Project(theta' + (fraction / steps) |theta| sign(grad loss(theta')))
 
-    Source: Büchel, Faber, Muir, ICLR 2022 (arXiv 2106.05009), algorithm 1, which does not project.
+    Source: Büchel, Faber, Muir, ICLR 2022 (arXiv 2106.05009), section 2; the authors' code does not project.
 
     Attributes:
         steps: gradient steps.
