@@ -131,6 +131,13 @@ def test_the_bound_of_one_linear_layer_is_exact():
     torch.testing.assert_close(found.lower, model(x) - reach)
 
 
+def test_bounds_refuse_a_set_of_weights_for_the_inputs():
+    x, y = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+    for call in (lambda box: sw.bound(net().eval(), x, box), lambda box: sw.margin_bound(net().eval(), x, y, box)):
+        with pytest.raises(UsageError, match="RelativeBox fraction=0.1 .* is a set of weights; give it as weights="):
+            call(sw.RelativeBox(0.1))
+
+
 @pytest.mark.parametrize("fraction", [5, "5", -0.1, 1.01])
 def test_a_fraction_outside_its_range(fraction):
     with pytest.raises(UsageError, match=r"must lie in \[0, 1\].*5 % as 0.05"):

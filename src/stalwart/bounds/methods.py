@@ -87,7 +87,7 @@ def find_method(name: str) -> Method:
 def bound(
     model: nn.Module,
     x: Tensor,
-    within: ThreatSet | None = None,
+    within: ThreatSet | RelativeBox | None = None,
     method: str = "ibp",
     *,
     weights: Weights | None = None,
@@ -110,10 +110,9 @@ def bound(
 
     Raises:
         InputError: inputs out of range, an operator without a rule (named with its module), a model in training mode.
-        UsageError: an unknown method or strategy.
+        UsageError: an unknown method or strategy, or a set of weights for the inputs.
     """
-    if within is not None:
-        check_images(x, within.low, within.high)
+    within = _of_inputs(x, within)
     known = propagate(model, x, within, method, weights=weights, strategy=strategy, rigor=rigor)
     if rows is None:
         rows = torch.eye(known.graph.output.shape[0], dtype=known.region.box.lower.dtype, device=x.device)
@@ -126,7 +125,7 @@ def margin_bound(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    within: ThreatSet | None = None,
+    within: ThreatSet | RelativeBox | None = None,
     method: str = "ibp",
     **options: Any,
 ) -> Tensor:
@@ -141,7 +140,7 @@ def margin_bounds(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    within: ThreatSet | None = None,
+    within: ThreatSet | RelativeBox | None = None,
     method: str = "ibp",
     *,
     weights: Weights | None = None,
@@ -150,12 +149,19 @@ def margin_bounds(
 ) -> Tensor:
     """Return lower bounds [B, K - 1] of f_y - f_j, j in increasing order without y; see :func:`bound`."""
     check_labels(y, len(x))
-    if within is not None:
-        check_images(x, within.low, within.high)
+    within = _of_inputs(x, within)
     known = propagate(model, x, within, method, weights=weights, strategy=strategy, rigor=rigor)
     check_labels(y, len(x), known.graph.output.shape[0])
     spec = margin_rows(y, known.graph.output.shape[0]).to(known.region.box.lower)
     return finish(known, spec, find_method(method))
+
+
+def _of_inputs(x: Tensor, within: ThreatSet | RelativeBox | None) -> ThreatSet | None:
+    if isinstance(within, RelativeBox):
+        raise UsageError(f"{within.describe()} is a set of weights; give it as weights=, and within= a set of inputs.")
+    if within is not None:
+        check_images(x, within.low, within.high)
+    return within
 
 
 def margin_rows(y: Tensor, classes: int) -> Tensor:
