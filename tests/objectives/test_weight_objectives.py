@@ -15,6 +15,7 @@ from stalwart.models import build_model
 from stalwart.models.spiking import Spiking
 from stalwart.objectives import OBJECTIVES, Moment, Trainee
 from stalwart.objectives.weight_kl import attached
+from stalwart.spiking import spiking_networks
 from stalwart.stochastic import GaussianHead
 
 
@@ -324,6 +325,21 @@ def test_spiking_networks_train(batch):
         loss.backward()
         assert all(torch.isfinite(p.grad).all() for p in model.parameters())
         assert max(float(p.grad.abs().max()) for p in model.parameters()) > 0
+
+
+@pytest.mark.parametrize("name", ["weight-kl", "forward-noise", "sam", "awp"])
+def test_activations_computed_anew_do_not_come_from_other_weights(batch, name):
+    x, y = F.interpolate(batch[0], (8, 8)), batch[1]
+    options = {"base": "natural", "gamma": 0.2} if name == "awp" else {}
+    found = []
+    for recompute in (False, True):
+        model = build_model("small-cnn", (1, 8, 8), 3, spiking=Spiking(steps=3), seed=2).train()
+        for network in spiking_networks(model):
+            network.recompute = recompute
+        objective(name, **options).loss(model, x, y, Moment(0))[0].backward()
+        found.append([p.grad for p in model.parameters()])
+        assert all(network.recompute is recompute for network in spiking_networks(model))
+    assert all(torch.equal(kept, anew) for kept, anew in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize(
