@@ -8,7 +8,7 @@ from stalwart.bounds import bound, margin_bound
 from stalwart.certify.verify import Verdict, verify
 from stalwart.core.errors import StalwartError
 from stalwart.report import Report, evaluate
-from stalwart.sets import L0, L1, L2, Box, Events, Linf
+from stalwart.sets import L0, L1, L2, Box, Events, Linf, RelativeBox
 
 if TYPE_CHECKING:
     from stalwart.convert.pipeline import convert
@@ -23,6 +23,7 @@ __all__ = [
     "Box",
     "Events",
     "Linf",
+    "RelativeBox",
     "Report",
     "StalwartError",
     "Verdict",

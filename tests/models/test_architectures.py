@@ -7,7 +7,7 @@ from torch import nn
 from stalwart.core.errors import UsageError
 from stalwart.models import MODELS, build_model
 
-SMALL = ["lenet++", "small-cnn", "pooled-cnn", "mlp", "dm-small", "resnet20"]
+SMALL = ["lenet++", "small-cnn", "pooled-cnn", "buchel-cnn", "mlp", "dm-small", "resnet20"]
 
 
 def parameters(model):
@@ -49,6 +49,7 @@ def test_forward_and_backward_with_numbers(name, shape, classes):
         ("dm-large", (3, 32, 32), 17.19),
         ("cnn7-bn", (3, 32, 32), 17.19),
         ("resnet18", (3, 32, 32), 11.17),
+        ("buchel-cnn", (1, 28, 28), 0.494),
         ("resnet20", (3, 32, 32), 0.27),
         ("wrn-16-4", (3, 32, 32), 2.75),
         ("wrn-28-10", (3, 32, 32), 36.48),
@@ -182,3 +183,16 @@ def test_a_residual_block_adds_its_input():
 def test_impossible_models_are_refused(name, shape, classes, options, message):
     with torch.device("meta"), pytest.raises(UsageError, match=message):
         build_model(name, shape, classes, options)
+
+
+def test_the_cnn_of_weight_robustness_starts_from_glorot_and_keeps_the_image():
+    model = build_model("buchel-cnn", (1, 28, 28), 10)
+    assert model.backbone[:2](torch.rand(1, 1, 28, 28)).shape == (1, 64, 28, 28)
+    for layer in model.backbone:
+        if hasattr(layer, "weight"):
+            fan = layer.weight[0].numel() + layer.weight.numel() / layer.weight.shape[1]
+            limit = (6 / fan) ** 0.5
+            assert 0.99 * limit < layer.weight.abs().max() <= limit * (1 + 1e-6)
+            assert (layer.bias == 0).all()
+    with pytest.raises(UsageError, match="buchel-cnn cannot take images"):
+        build_model("buchel-cnn", (1, 9, 9), 10)

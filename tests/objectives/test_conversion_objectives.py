@@ -6,11 +6,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import stalwart as sw
+from stalwart.attacks.losses import kl_divergence
 from stalwart.core.errors import UsageError
 from stalwart.core.random import generator, normal
 from stalwart.core.registry import build
 from stalwart.objectives import OBJECTIVES, Moment, Trainee
-from stalwart.objectives.trades import kl_divergence
 from stalwart.spiking import neurons
 
 X = torch.rand(6, 5, generator=generator(1)) * 0.8 + 0.1

@@ -20,6 +20,10 @@ SETTINGS = [
     ("awp", {"options": {"steps": 2}}),
     ("wca", {"base": "pgd-at", "options": {"steps": 2, "eot": 2}}),
     ("awp", {"base": "wca", "options": {"base": "trades", "options": {"steps": 2}}}),
+    ("weight-kl", {"steps": 2, "forward_noise": 0.1}),
+    ("forward-noise", {"base": "pgd-at", "options": {"steps": 2}}),
+    ("amp", {"steps": 2}),
+    ("sam", {"adaptive": True}),
 ]
 
 

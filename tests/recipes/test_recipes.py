@@ -205,6 +205,10 @@ def test_an_override_reaches_options():
         (["model.noise.name=wac"], r"unknown noise 'wac'\. Did you mean 'wca'\?"),
         (["evaluation.suite=standart"], r"unknown suite 'standart'\. Did you mean 'standard'\?"),
         (["training.validation={attack: pdg, eps: 0.1}"], r"unknown attack 'pdg'\. Did you mean 'pgd'\?"),
+        (
+            ["training.validation={attack: weight-pgd, eps: 0.1}"],
+            r"'weight-pgd' attacks weights; take one such as 'pgd'",
+        ),
         (["training.validation={certify: ipb, eps: 0.1}"], r"unknown bounding method 'ipb'\. Did you mean 'ibp'\?"),
         (["evaluation.certify={methods: [ibp, ipb]}"], r"unknown bounding method 'ipb'\. Did you mean 'ibp'\?"),
         (["evaluation.certify={methods: []}"], r"'evaluation\.certify\.methods'"),

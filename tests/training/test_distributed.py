@@ -19,6 +19,9 @@ RECIPES = {
         "training.ema=0.5",
         "training.validation={attack: pgd, eps: 0.05, options: {steps: 2, eot: 2}, samples: 50}",
     ),
+    # Weights that move alike in all processes.
+    "weight-kl": ("digits-weight-kl", *TINY, "objective.steps=2", "objective.forward_noise=0.1"),
+    "asam": ("digits-natural", *TINY, "objective={name: sam, adaptive: true, rho: 0.5}"),
     # Several updates a batch, with inputs and membranes handed from one to the next.
     "hire": (
         "digits-spiking-hire",

@@ -15,10 +15,10 @@ from stalwart.attacks.layout import fitting_batch
 from stalwart.attacks.losses import margin
 from stalwart.attacks.oracle import Average, Oracle
 from stalwart.core.checks import check_images, check_labels
-from stalwart.core.errors import BrokenPromiseError
+from stalwart.core.errors import BrokenPromiseError, UsageError
 from stalwart.core.numbers import require
 from stalwart.core.random import derive
-from stalwart.sets import ThreatSet
+from stalwart.sets import RelativeBox, ThreatSet
 from stalwart.spiking import find_surrogate, gradients
 from stalwart.spiking.modes import BACKWARDS
 from stalwart.stochastic import scores
@@ -56,19 +56,17 @@ class AttackResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack:
-    """Base record of all attacks.
+class Gradients:
+    """What attacks on inputs and on weights have in common: how gradients of randomised and of spiking models are taken.
 
     Attributes:
         eot: noise draws averaged in each gradient (expectation over transformation); works with every attack.
-        average: what is averaged over the draws: the "loss", the "logits" or the "softmax".
         surrogate: on a spiking model, the derivative of a spike that gradients take instead of the model's own: a name of
             :data:`stalwart.spiking.SURROGATES`, or the name with options.
         backward: on a spiking model, how gradients pass neurons, see :mod:`stalwart.spiking.modes`.
     """
 
     eot: Count = 1
-    average: Average = "loss"
     surrogate: str | Mapping[str, Any] | None = None
     backward: str | None = None
 
@@ -89,6 +87,17 @@ class Attack:
             return contextlib.nullcontext()
         return gradients(model, self.surrogate, self.backward)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(Gradients):
+    """Base record of all attacks on inputs.
+
+    Attributes:
+        average: what is averaged over the draws: the "loss", the "logits" or the "softmax".
+    """
+
+    average: Average = "loss"
+
     def fits(self, model: nn.Module, within: ThreatSet) -> bool:
         """Tell whether the attack is made for this kind of model and threat set; suites leave out one that is not."""
         return True
@@ -102,7 +111,7 @@ class Attack:
         model: nn.Module,
         x: Tensor,
         y: Tensor,
-        within: ThreatSet,
+        within: ThreatSet | RelativeBox,
         seed: int = 0,
         batch_size: int | None = None,
     ) -> AttackResult:
@@ -120,8 +129,13 @@ class Attack:
 
         Raises:
             InputError: NaN, values out of range, wrong shapes, labels that do not exist, a model that is not one.
-            UsageError: a batch size below 1.
+            UsageError: a batch size below 1, or a set of weights instead of inputs.
         """
+        if isinstance(within, RelativeBox):
+            raise UsageError(
+                f"{type(self).__name__} attacks inputs, but {within.describe()} is a set of weights; take an attack such as "
+                "'weight-pgd', or a set of inputs such as Linf(eps)."
+            )
         check_images(x, within.low, within.high)
         check_labels(y, len(x))
         require(batch_size is None or batch_size >= 1, f"the batch size must be at least 1, got {batch_size}.")

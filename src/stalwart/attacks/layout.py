@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.layout import channels_last
+from stalwart.spiking.network import keeping
 
 
 def prefers_channels_last(model: nn.Module, x: Tensor) -> bool:
@@ -36,7 +37,7 @@ def fitting_batch(model: nn.Module, x: Tensor) -> int:
 
     hooks = [module.register_forward_hook(measure) for module in model.modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), keeping(model):
             model(x[:1].clone())
     finally:
         for hook in hooks:

@@ -51,6 +51,11 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return gap / (top[..., 0] - (top[..., 2] + top[..., 3]) / 2 + 1e-12)
 
 
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) of log probabilities [..., B, K], summed over classes: [..., B]."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
 def _at(logits: Tensor, y: Tensor) -> Tensor:
     return logits.gather(-1, y.expand(logits.shape[:-1])[..., None])[..., 0]
 

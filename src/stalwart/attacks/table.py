@@ -11,4 +11,7 @@ ATTACKS: dict[str, str] = {
     "square": "stalwart.attacks.square:Square",
     "surrogate-ensemble": "stalwart.attacks.surrogate_ensemble:SurrogateEnsemble",
     "transfer": "stalwart.attacks.transfer:Transfer",
+    "weight-amp": "stalwart.attacks.weight_amp:WeightAMP",
+    "weight-corner": "stalwart.attacks.weight_corner:WeightCorner",
+    "weight-pgd": "stalwart.attacks.weight_pgd:WeightPGD",
 }

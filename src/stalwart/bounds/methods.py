@@ -22,10 +22,12 @@ from stalwart.core.checks import check_images, check_labels
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.registry import suggest
 from stalwart.graph import Graph, Node, trace
-from stalwart.sets import ThreatSet
+from stalwart.sets import RelativeBox, ThreatSet
 from stalwart.stochastic import is_random
 
 Rigor = Literal["float64", "rigorous"]
+Weights = RelativeBox | Mapping[str, tuple[Tensor, Tensor]]
+"""What parameters range over: a set around them, or a lower and an upper end by parameter name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +87,10 @@ def find_method(name: str) -> Method:
 def bound(
     model: nn.Module,
     x: Tensor,
-    within: ThreatSet | None = None,
+    within: ThreatSet | RelativeBox | None = None,
     method: str = "ibp",
     *,
-    weights: Any = None,
+    weights: Weights | None = None,
     rows: Tensor | None = None,
     strategy: str = "adaptive",
     rigor: Rigor | None = None,
@@ -100,7 +102,7 @@ def bound(
         x: inputs [B, ...] in data units.
         within: the threat set; None for the inputs themselves (with ``weights``).
         method: "ibp", "crown-ibp", "crown", "lbp", "crown-lbp", "alpha-crown", "relaxed-crown-v" (v 1 to 4).
-        weights: a set with ``bounds(parameters)``, or lower and upper ends by parameter name, that parameters range over.
+        weights: what parameters range over, a RelativeBox or lower and upper ends by parameter name.
         rows: a specification [R, K] or [B, R, K]; its rows are folded into the last layer and bounded instead of outputs.
         strategy: lines of piecewise-linear functions: "tight" for certifiably trained networks, "adaptive" for others.
         rigor: the arithmetic. None takes the model's own floats; "float64" makes rounding errors tiny; "rigorous" also
@@ -108,10 +110,9 @@ def bound(
 
     Raises:
         InputError: inputs out of range, an operator without a rule (named with its module), a model in training mode.
-        UsageError: an unknown method or strategy.
+        UsageError: an unknown method or strategy, or a set of weights for the inputs.
     """
-    if within is not None:
-        check_images(x, within.low, within.high)
+    within = _of_inputs(x, within)
     known = propagate(model, x, within, method, weights=weights, strategy=strategy, rigor=rigor)
     if rows is None:
         rows = torch.eye(known.graph.output.shape[0], dtype=known.region.box.lower.dtype, device=x.device)
@@ -124,7 +125,7 @@ def margin_bound(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    within: ThreatSet | None = None,
+    within: ThreatSet | RelativeBox | None = None,
     method: str = "ibp",
     **options: Any,
 ) -> Tensor:
@@ -139,21 +140,28 @@ def margin_bounds(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
-    within: ThreatSet | None = None,
+    within: ThreatSet | RelativeBox | None = None,
     method: str = "ibp",
     *,
-    weights: Any = None,
+    weights: Weights | None = None,
     strategy: str = "adaptive",
     rigor: Rigor | None = None,
 ) -> Tensor:
     """Return lower bounds [B, K - 1] of f_y - f_j, j in increasing order without y; see :func:`bound`."""
     check_labels(y, len(x))
-    if within is not None:
-        check_images(x, within.low, within.high)
+    within = _of_inputs(x, within)
     known = propagate(model, x, within, method, weights=weights, strategy=strategy, rigor=rigor)
     check_labels(y, len(x), known.graph.output.shape[0])
     spec = margin_rows(y, known.graph.output.shape[0]).to(known.region.box.lower)
     return finish(known, spec, find_method(method))
+
+
+def _of_inputs(x: Tensor, within: ThreatSet | RelativeBox | None) -> ThreatSet | None:
+    if isinstance(within, RelativeBox):
+        raise UsageError(f"{within.describe()} is a set of weights; give it as weights=, and within= a set of inputs.")
+    if within is not None:
+        check_images(x, within.low, within.high)
+    return within
 
 
 def margin_rows(y: Tensor, classes: int) -> Tensor:
@@ -170,7 +178,7 @@ def propagate(
     within: ThreatSet | None = None,
     method: str = "ibp",
     *,
-    weights: Any = None,
+    weights: Weights | None = None,
     strategy: str = "adaptive",
     rigor: Rigor | None = None,
 ) -> Propagation:
@@ -219,11 +227,11 @@ def prepare(model: nn.Module, x: Tensor) -> Graph:
     return graph
 
 
-def _weight_intervals(model: nn.Module, weights: Any, dtype: torch.dtype) -> Mapping[str, Interval] | None:
+def _weight_intervals(model: nn.Module, weights: Weights | None, dtype: torch.dtype) -> Mapping[str, Interval] | None:
     if weights is None:
         return None
     named = dict(model.named_parameters())
-    ends = weights.bounds(named) if hasattr(weights, "bounds") else weights
+    ends = weights.bounds(weights.select(model)) if isinstance(weights, RelativeBox) else weights
     for name in ends:
         if name not in named:
             raise UsageError(f"the model has no parameter '{name}'.{suggest(name, named)}")

@@ -73,6 +73,11 @@ class Stack:
         self.layers.append(kind(2))
         self.shape = (self.shape[0], height, across)
 
+    def pad(self, before: int, after: int) -> None:
+        """Append rows and columns of zeros: ``before`` above and on the left, ``after`` below and on the right."""
+        self.layers.append(nn.ZeroPad2d((before, after, before, after)))
+        self.shape = (self.shape[0], *(side + before + after for side in self.shape[1:]))
+
     def dense(self, width: int, bias: bool = True, norm: bool = False, activation: Activation | None = relu) -> None:
         """Append a fully connected layer (flattening before the first one), batch norm if asked for, and the activation."""
         require(width >= 1, f"{self.what}: a layer's width must be at least 1, got {width}.")

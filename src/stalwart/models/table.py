@@ -5,6 +5,7 @@ MODELS: dict[str, str] = {
     "small-cnn": "stalwart.models.small:SmallCNN",
     "strided-cnn": "stalwart.models.small:StridedCNN",
     "pooled-cnn": "stalwart.models.small:PooledCNN",
+    "buchel-cnn": "stalwart.models.small:BuchelCNN",
     "mlp": "stalwart.models.mlp:MLP",
     "dm-small": "stalwart.models.dm:DMSmall",
     "dm-medium": "stalwart.models.dm:DMMedium",

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.func import functional_call
 
+from stalwart.attacks.replaced import run_with
 from stalwart.core.numbers import Number, require
 from stalwart.objectives.base import Moment
 from stalwart.objectives.wrapped import Wrapped
@@ -41,7 +41,7 @@ class AWP(Wrapped):
             moved = {}
         else:
             moved = self.perturb(model, weights, x, x_adv, y)
-        loss, logits = self.combine(lambda z: functional_call(model, moved, (z,)), x, x_adv, y)
+        loss, logits = self.combine(lambda z: run_with(model, moved, z), x, x_adv, y)
         return loss + self.penalty(model), logits
 
     def perturb(
@@ -49,7 +49,7 @@ class AWP(Wrapped):
     ) -> dict[str, Tensor]:
         """Return the weights w + v by name; v is a constant, the same on every data-parallel process."""
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        loss, _ = self.combine(lambda z: functional_call(model, buffers, (z,)), x, x_adv, y)
+        loss, _ = self.combine(lambda z: run_with(model, buffers, z), x, x_adv, y)
         # A weight that the loss does not depend on, such as that of a noise that is switched off, stays where it is.
         gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         moved: dict[str, Tensor] = {}

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stalwart.attacks.losses import kl_divergence
 from stalwart.core.numbers import Number, require
 from stalwart.objectives.base import Moment, Net
 from stalwart.objectives.inner import Adversarial
-from stalwart.objectives.trades import kl_divergence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stalwart.attacks.losses import kl_divergence
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import uniform
 from stalwart.objectives.base import Moment
 from stalwart.objectives.smoothed import Smoothed, attack_smoothed, log_mean_softmax, noisy_logits
-from stalwart.objectives.trades import kl_divergence
 from stalwart.sets import L2
 
 

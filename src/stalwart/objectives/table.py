@@ -3,12 +3,14 @@
 OBJECTIVES: dict[str, str] = {
     "a3t": "stalwart.objectives.a3t:A3T",
     "adv-lc": "stalwart.objectives.advlc:AdvLC",
+    "amp": "stalwart.objectives.amp:AMP",
     "awp": "stalwart.objectives.awp:AWP",
     "cc-ibp": "stalwart.objectives.expressive:CCIBP",
     "crown-ibp": "stalwart.objectives.crown_ibp:CrownIBP",
     "crown-lbp": "stalwart.objectives.crown_ibp:CrownLBP",
     "exp-ibp": "stalwart.objectives.expressive:ExpIBP",
     "fgsm-rs": "stalwart.objectives.fgsm_rs:FGSMRS",
+    "forward-noise": "stalwart.objectives.forward_noise:ForwardNoise",
     "hire": "stalwart.objectives.hire:HIRE",
     "hoyer": "stalwart.objectives.hoyer:Hoyer",
     "ibp": "stalwart.objectives.ibp:IBP",
@@ -20,6 +22,7 @@ OBJECTIVES: dict[str, str] = {
     "rat": "stalwart.objectives.rat:RAT",
     "robust-finetune": "stalwart.objectives.robust_finetune:RobustFinetune",
     "sabr": "stalwart.objectives.sabr:SABR",
+    "sam": "stalwart.objectives.sam:SAM",
     "smooth-adv": "stalwart.objectives.smooth_adv:SmoothAdv",
     "smooth-gaussian": "stalwart.objectives.smooth_gaussian:SmoothGaussian",
     "smooth-mix": "stalwart.objectives.smooth_mix:SmoothMix",
@@ -27,4 +30,5 @@ OBJECTIVES: dict[str, str] = {
     "taps": "stalwart.objectives.taps:TAPS",
     "trades": "stalwart.objectives.trades:TRADES",
     "wca": "stalwart.objectives.wca:WCA",
+    "weight-kl": "stalwart.objectives.weight_kl:WeightKL",
 }

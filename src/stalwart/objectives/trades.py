@@ -6,15 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stalwart.attacks.losses import kl_divergence
 from stalwart.core.modes import evaluating
 from stalwart.core.numbers import Number, require
 from stalwart.objectives.base import Moment, Net
 from stalwart.objectives.inner import Adversarial
-
-
-def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) of log probabilities [..., B, K], summed over classes: [..., B]."""
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 @dataclass(frozen=True, kw_only=True)

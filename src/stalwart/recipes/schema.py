@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from stalwart.attacks import Attack
 from stalwart.attacks.table import ATTACKS
 from stalwart.bounds.lines import Strategy
 from stalwart.bounds.methods import find_method
@@ -191,7 +192,11 @@ class Recipe(Settings):
         if self.model.noise is not None:
             build("noise", NOISES, self.model.noise.name, self.model.noise.options)
         if self.training.validation is not None and self.training.validation.attack is not None:
-            build("attack", ATTACKS, self.training.validation.attack, self.training.validation.options)
+            found = build("attack", ATTACKS, self.training.validation.attack, self.training.validation.options)
+            require(
+                isinstance(found, Attack),
+                f"validation attacks inputs, and '{self.training.validation.attack}' attacks weights; take one such as 'pgd'.",
+            )
         if self.training.validation is not None and self.training.validation.certify is not None:
             find_method(self.training.validation.certify)
         lookup("suite", SUITES, self.evaluation.suite)

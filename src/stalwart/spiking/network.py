@@ -4,7 +4,8 @@ Inside, tensors are [T * B, ...], time first, so that convolutions, batch norm, 
 always were; only neurons see time. With a constant encoding the layers before the first neuron run once, not T times.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
 import torch
@@ -177,6 +178,23 @@ class SpikingNetwork(nn.Module):
 def spiking_networks(model: nn.Module) -> list[SpikingNetwork]:
     """Return the spiking networks in a model, itself included."""
     return [module for module in model.modules() if isinstance(module, SpikingNetwork)]
+
+
+@contextlib.contextmanager
+def keeping(model: nn.Module) -> Iterator[None]:
+    """Let spiking networks in a model keep their activations inside the block, whatever ``recompute`` says.
+
+    A backward pass that computes them anew would do so with the weights that the model has by then, which are others where
+    weights are replaced for one call.
+    """
+    networks = [(network, network.recompute) for network in spiking_networks(model)]
+    try:
+        for network, _ in networks:
+            network.recompute = False
+        yield
+    finally:
+        for network, recompute in networks:
+            network.recompute = recompute
 
 
 def set_steps(model: nn.Module, steps: int) -> None:
