@@ -8,6 +8,7 @@ from torch import nn
 
 from stalwart.attacks import Attack
 from stalwart.attacks.table import ATTACKS
+from stalwart.core.numbers import require
 from stalwart.core.registry import build, lookup
 from stalwart.sets import ThreatSet
 
@@ -71,7 +72,15 @@ class Suite:
             randomised: whether its answers vary.
             within: the threat set.
             origin: whether the network that it was converted from is at hand.
+
+        Raises:
+            UsageError: a set of something else than inputs.
         """
+        require(
+            isinstance(within, ThreatSet),
+            f"suites judge perturbed inputs, in a threat set such as Linf(0.1), not in a {type(within).__name__}; attack weights "
+            "by sw.attack('weight-pgd').",
+        )
         entries = self.randomised if randomised else self.entries
         return tuple(
             entry
