@@ -78,8 +78,8 @@ class Suite:
         """
         require(
             isinstance(within, ThreatSet),
-            f"suites judge perturbed inputs, in a threat set such as Linf(0.1), not in a {type(within).__name__}; attack weights "
-            "by sw.attack('weight-pgd').",
+            f"suites judge perturbed inputs, in a threat set such as Linf(0.1), not in a {type(within).__name__}; attack "
+            "weights by sw.attack('weight-pgd').",
         )
         entries = self.randomised if randomised else self.entries
         return tuple(
