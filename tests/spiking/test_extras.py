@@ -59,7 +59,7 @@ def test_neurons_without_extras_have_no_state_for_them():
         LIF(order="fire_first", extras={"initial": ()})
 
 
-@pytest.mark.parametrize("name", sorted(SURROGATES))
+@pytest.mark.parametrize("name", [name for name in sorted(SURROGATES) if find_surrogate(name).code >= 0])
 @pytest.mark.parametrize("threshold", [0.07, 0.8])
 def test_widths_in_membranes_do_not_follow_the_threshold(name, threshold):
     # For one step dL/dx is the surrogate at u - θ itself, and dL/dθ its negative sum.
@@ -141,3 +141,17 @@ def test_bounds_hold_on_neurons_with_extras():
                 y = network(within.sample(x, generator(seed)))
             assert (y >= found.lower - 1e-5).all()
             assert (y <= found.upper + 1e-5).all()
+
+
+def test_the_potential_dependent_surrogate_is_a_density_as_wide_as_membranes_are():
+    currents = torch.randn(5, 6, 3, 4, generator=generator(0)) * torch.tensor([0.5, 1.0, 2.0])[:, None]
+    z = currents - 1
+    slope = find_surrogate("potential-dependent").slope(z)
+    for channel in range(3):
+        s = float(z[:, :, channel].std(correction=0))
+        wanted = torch.distributions.Normal(s / 2, s).log_prob(z[:, :, channel]).exp()
+        assert torch.allclose(slope[:, :, channel], wanted, rtol=1e-4)
+    x = currents.clone().requires_grad_()
+    sw.spiking.lif(x, leak=0.5, surrogate="potential-dependent").sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert float(x.grad.abs().max()) > 0

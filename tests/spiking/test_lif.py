@@ -50,7 +50,8 @@ def twin(x, leak, threshold, reset, order, detach, surrogate):
 
 @hypothesis.settings(max_examples=40, deadline=None)
 @hypothesis.given(
-    surrogate=st.sampled_from(sorted(SURROGATES)),
+    # Of those that see one membrane at a time, as the loop does.
+    surrogate=st.sampled_from([name for name in sorted(SURROGATES) if find_surrogate(name).code >= 0]),
     reset=st.sampled_from(RESETS),
     order=st.sampled_from(ORDERS),
     detach=st.booleans(),

@@ -16,6 +16,8 @@ from torch import Tensor
 from stalwart.core.numbers import Number, require
 from stalwart.core.registry import build
 
+_NARROWEST = 1e-4
+
 
 @dataclasses.dataclass(frozen=True)
 class Surrogate(abc.ABC):
@@ -196,6 +198,23 @@ class StraightThrough(Surrogate):
 
 
 @dataclasses.dataclass(frozen=True)
+class PotentialDependent(Surrogate):
+    """σ' is the density of a Gaussian of standard deviation s around s / 2, s that of z in each channel over all else.
+
+    Widths follow what membranes do, so that it is never sharper than they are spread: over batch, time and space together, so
+    that a gradient depends on the batch. Source: Lun et al., "Towards effective and sparse adversarial attack on spiking neural
+    networks via breaking invisible surrogate gradients", CVPR 2025.
+    """
+
+    def slope(self, z: Tensor) -> Tensor:
+        """Return σ'(z) of membranes [T, B, C, ...], or [T, B, N], whose channel is each neuron."""
+        others = [axis for axis in range(z.dim()) if axis != 2]
+        spread = z.std(others, correction=0, keepdim=True) if z.dim() > 2 else z.std(correction=0)
+        s = spread.clamp_min(_NARROWEST)
+        return (-((z - s / 2) / s).square() / 2).exp() / (s * math.sqrt(2 * math.pi))
+
+
+@dataclasses.dataclass(frozen=True)
 class InMembranes(Surrogate):
     """Another surrogate as a function of u - θ, its widths in units of membranes: θ σ'(θ z), so that ds/du = σ'(u - θ).
 
@@ -238,6 +257,7 @@ SURROGATES: dict[str, str] = {
     "atan": "stalwart.spiking.surrogates:Atan",
     "superspike": "stalwart.spiking.surrogates:SuperSpike",
     "gaussian": "stalwart.spiking.surrogates:Gaussian",
+    "potential-dependent": "stalwart.spiking.surrogates:PotentialDependent",
     "straight-through": "stalwart.spiking.surrogates:StraightThrough",
 }
 
