@@ -1,5 +1,6 @@
 """The bounding methods by name, and the calls that use them."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -101,7 +102,8 @@ def bound(
         model: maps [B, ...] to [B, K]; bounded in evaluation mode.
         x: inputs [B, ...] in data units.
         within: the threat set; None for the inputs themselves (with ``weights``).
-        method: "ibp", "crown-ibp", "crown", "lbp", "crown-lbp", "alpha-crown", "relaxed-crown-v" (v 1 to 4).
+        method: "ibp", "crown-ibp", "crown", "lbp", "crown-lbp", "alpha-crown", "relaxed-crown-v" (v 1 to 4), or several
+            joined by "+", such as "ibp+crown": of each output the best of them.
         weights: what parameters range over, a RelativeBox or lower and upper ends by parameter name.
         rows: a specification [R, K] or [B, R, K]; its rows are folded into the last layer and bounded instead of outputs.
         strategy: lines of piecewise-linear functions: "tight" for certifiably trained networks, "adaptive" for others.
@@ -113,6 +115,16 @@ def bound(
         UsageError: an unknown method or strategy, or a set of weights for the inputs.
     """
     within = _of_inputs(x, within)
+    if "+" in method:
+        each = [
+            bound(model, x, within, one, weights=weights, rows=rows, strategy=strategy, rigor=rigor)
+            for one in method.split("+")
+        ]
+        # NaN proves nothing, so that another method's number stands.
+        return Bounds(
+            functools.reduce(torch.fmax, [one.lower for one in each]),
+            functools.reduce(torch.fmin, [one.upper for one in each]),
+        )
     known = propagate(model, x, within, method, weights=weights, strategy=strategy, rigor=rigor)
     if rows is None:
         rows = torch.eye(known.graph.output.shape[0], dtype=known.region.box.lower.dtype, device=x.device)
@@ -150,6 +162,10 @@ def margin_bounds(
     """Return lower bounds [B, K - 1] of f_y - f_j, j in increasing order without y; see :func:`bound`."""
     check_labels(y, len(x))
     within = _of_inputs(x, within)
+    if "+" in method:
+        options: dict[str, Any] = {"weights": weights, "strategy": strategy, "rigor": rigor}
+        each = [margin_bounds(model, x, y, within, one, **options) for one in method.split("+")]
+        return functools.reduce(torch.fmax, each)
     known = propagate(model, x, within, method, weights=weights, strategy=strategy, rigor=rigor)
     check_labels(y, len(x), known.graph.output.shape[0])
     spec = margin_rows(y, known.graph.output.shape[0]).to(known.region.box.lower)
