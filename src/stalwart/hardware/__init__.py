@@ -1,0 +1,11 @@
+"""Floor 1: models of devices that store and read a network's parameters with faults, and Monte-Carlo over chips."""
+
+from stalwart.hardware.base import STAGES, Device, Fault, Hardware
+from stalwart.hardware.bit_flips import BitFlips
+from stalwart.hardware.chip import Chip
+from stalwart.hardware.mismatch import Mismatch
+from stalwart.hardware.quantise import Quantise
+from stalwart.hardware.stuck import StuckAt
+from stalwart.hardware.table import FAULTS
+
+__all__ = ["FAULTS", "STAGES", "BitFlips", "Chip", "Device", "Fault", "Hardware", "Mismatch", "Quantise", "StuckAt"]
