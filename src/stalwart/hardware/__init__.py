@@ -3,9 +3,26 @@
 from stalwart.hardware.base import STAGES, Device, Fault, Hardware
 from stalwart.hardware.bit_flips import BitFlips
 from stalwart.hardware.chip import Chip
+from stalwart.hardware.converters import ActivationQuantise, OutputNoise, layer_ranges
 from stalwart.hardware.mismatch import Mismatch
+from stalwart.hardware.pcm import PCM
 from stalwart.hardware.quantise import Quantise
 from stalwart.hardware.stuck import StuckAt
 from stalwart.hardware.table import FAULTS
 
-__all__ = ["FAULTS", "STAGES", "BitFlips", "Chip", "Device", "Fault", "Hardware", "Mismatch", "Quantise", "StuckAt"]
+__all__ = [
+    "FAULTS",
+    "PCM",
+    "STAGES",
+    "ActivationQuantise",
+    "BitFlips",
+    "Chip",
+    "Device",
+    "Fault",
+    "Hardware",
+    "Mismatch",
+    "OutputNoise",
+    "Quantise",
+    "StuckAt",
+    "layer_ranges",
+]
