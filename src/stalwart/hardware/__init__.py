@@ -5,8 +5,10 @@ from stalwart.hardware.bit_flips import BitFlips
 from stalwart.hardware.chip import Chip
 from stalwart.hardware.converters import ActivationQuantise, OutputNoise, layer_ranges
 from stalwart.hardware.mismatch import Mismatch
+from stalwart.hardware.monte_carlo import accuracies
 from stalwart.hardware.pcm import PCM
 from stalwart.hardware.quantise import Quantise
+from stalwart.hardware.statistics import Summary, summarise
 from stalwart.hardware.stuck import StuckAt
 from stalwart.hardware.table import FAULTS
 
@@ -24,5 +26,8 @@ __all__ = [
     "OutputNoise",
     "Quantise",
     "StuckAt",
+    "Summary",
+    "accuracies",
     "layer_ranges",
+    "summarise",
 ]
