@@ -5,9 +5,10 @@ import torch
 from chip_networks import Tied, assert_same, cnn, images, snapshot
 from torch import nn
 
+import stalwart as sw
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.random import generator
-from stalwart.hardware import Device, Mismatch
+from stalwart.hardware import Device, Mismatch, OutputNoise
 from stalwart.spiking import LIF
 
 
@@ -71,6 +72,21 @@ def test_gradients_pass_through_a_chip_with_read_noise():
     with Mismatch(0.1, fresh=True).chip(model, seed=0):
         (model(x).sum() + model(x).sum()).backward()  # the second read must not spoil the first one's graph
     assert float(x.grad.abs().sum()) > 0
+
+
+def test_attacks_see_the_chip_and_leave_it_as_it_is():
+    model, x = cnn(), images()
+    y = model(x).argmax(1)
+    before = snapshot(model)
+    device = Mismatch(0.3) | Mismatch(0.05, fresh=True) | OutputNoise(0.05)
+    with device.chip(model, seed=0):
+        found = sw.attack("pgd", steps=3, eot=2)(model, x, y, within=sw.Linf(0.1), seed=0)
+        assert bool(found.success.any())
+    with Mismatch(0.3).chip(model, seed=0):
+        own = sw.attack("pgd", steps=3)(model, x, y, within=sw.Linf(0.1), seed=0)
+    digital = sw.attack("pgd", steps=3)(model, x, y, within=sw.Linf(0.1), seed=0)
+    assert not torch.equal(own.margin, digital.margin)
+    assert_same(before, snapshot(model))
 
 
 def test_batch_norm_is_left_alone_and_biases_of_matrices_are_not():

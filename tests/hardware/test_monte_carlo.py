@@ -95,6 +95,24 @@ def test_a_fault_that_changes_nothing_is_refused(device):
     assert accuracies(model, Mismatch(0.0), X, torch.zeros(120, dtype=torch.long), 1, 0).tolist() == [0.0]
 
 
+class Past(nn.Module):
+    """A network that uses one layer's weights without calling it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.side = nn.Linear(36, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.body(x.flatten(1)) @ self.side.weight
+
+
+def test_layers_that_are_never_called_are_named():
+    y = torch.zeros(120, dtype=torch.long)
+    with pytest.raises(InputError, match="uses side without calling.*Choose other layers"):
+        accuracies(Past(), Mismatch(0.1) | OutputNoise(0.1), X, y, 1, 0)
+    assert len(accuracies(Past(), Mismatch(0.1) | OutputNoise(0.1, only="body"), X, y, 1, 0)) == 1
+
+
 def test_a_killed_run_goes_on(tmp_path, monkeypatch):
     model = cnn()
     y = labels(model)

@@ -63,11 +63,26 @@ def layer_ranges(model: nn.Module, x: Tensor) -> dict[str, tuple[float, float]]:
     return ranges
 
 
+def uncalled(model: nn.Module, x: Tensor, only: str | tuple[str, ...] = ()) -> list[str]:
+    """Return the layers that ``only`` matches but that the model does not call on inputs [B, ...], so that hooks miss them."""
+    called = set()
+    found = layers(model, only)
+    handles = [
+        module.register_forward_pre_hook(lambda *_, path=path: called.add(path)) for path, module in found.items()
+    ]
+    try:
+        model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [path for path in found if path not in called]
+
+
 @dataclass(frozen=True)
 class LayerFault(Fault):
     """A fault of the read that acts on what layers see or give, by hooks on linear and convolutional layers.
 
-    Weights that a module uses without calling their layer, as recurrent neurons do, are not reached.
+    Weights that a module uses without calling their layer, as recurrent neurons do, are not reached; :func:`uncalled` tells.
 
     Args:
         ranges: of layers by module path, as :func:`layer_ranges` finds them. Without: each vector (of a linear layer) or
@@ -152,8 +167,9 @@ class OutputNoise(LayerFault):
             if self.of == "range":
                 unit = self.reach(path, module, output, 1)
             else:
-                unit = output.detach().std(_of_one(module), correction=0, keepdim=True)
-            return output + self.level * unit * normal(output.shape, fresh(source, output), output, batch_axis=None)
+                unit = output.std(_of_one(module), correction=0, keepdim=True)
+            draw = normal(output.shape, fresh(source, output), output, batch_axis=None)
+            return output + draw.mul_(self.level * unit.detach())
 
         return [module.register_forward_hook(disturb)]
 
@@ -207,8 +223,11 @@ class ActivationQuantise(LayerFault):
         most = 2 ** (self.bits - 1) - 1
         limit = (self.clip * reach).clamp_min(math.sqrt(torch.finfo(values.dtype).tiny))
         step = limit / most
+        codes = (values.detach() / step).round_().clamp_(-most, most).mul_(step)
+        if not (torch.is_grad_enabled() and values.requires_grad):
+            return codes
         kept = torch.minimum(torch.maximum(values, -limit), limit)
-        return kept + ((kept / step).round() * step - kept).detach()
+        return codes + (kept - kept.detach())
 
     def describe(self) -> str:
         """Return the bits and the range."""

@@ -17,6 +17,7 @@ from stalwart.core.random import derive
 from stalwart.core.tensors import fingerprint, load_tensors, save_tensors
 from stalwart.hardware.base import Hardware
 from stalwart.hardware.chip import Chip
+from stalwart.hardware.converters import uncalled
 
 _SAVE_EVERY = 2.0
 
@@ -50,7 +51,8 @@ def accuracies(
         advance: told how many chips are done.
 
     Raises:
-        InputError: no inputs, labels or logits that do not fit, or a fault that must change parameters changed none.
+        InputError: no inputs, labels or logits that do not fit, a fault that must change parameters changed none, or one on
+            layers does not reach some of them.
         UsageError: chips or batch out of range, or parameters that do not exist.
         FileError: ``path`` is damaged or holds another experiment.
     """
@@ -71,6 +73,8 @@ def accuracies(
             chip = device.chip(model, one)
             if number == 0:
                 _check_changed(chip)
+                with noise(model, seed=one):
+                    _check_called(model, device, batches[0][0][:1])
             with chip, noise(model, seed=one):
                 right = sum(_right(model, *pair) for pair in batches)
             found.append(int(right) / len(x))
@@ -96,6 +100,16 @@ def _check_changed(chip: Chip) -> None:
             f"a chip with this fault has the same parameters as the model: {fault.describe()}. Its accuracy would say "
             "nothing about the fault; are all those parameters zero, or so small that they round to what they were?"
         )
+
+
+def _check_called(model: nn.Module, device: Hardware, x: Tensor) -> None:
+    for fault in device.faults:
+        missed = uncalled(model, x, fault.only) if fault.on_layers else []
+        if missed:
+            raise InputError(
+                f"the model uses {', '.join(missed)} without calling them as layers, so this fault does not reach them: "
+                f"{fault.describe()}. Choose other layers with only=."
+            )
 
 
 def _done(path: Path | str | None, identity: str) -> list[float]:
