@@ -93,6 +93,16 @@ def test_drift_follows_the_power_law_of_each_cell():
     torch.testing.assert_close(held(PCM(0.0, **{**QUIET, "drift": True}), weight), weight)
 
 
+def test_what_drifts_is_what_was_programmed():
+    weight = torch.randn(20, 30, generator=generator(0), dtype=DOUBLE)
+    written = held(PCM(**{**QUIET, "programming": True}), weight)
+    later = held(PCM(86_400.0, exponent=0.05, **{**QUIET, "programming": True, "drift": True}), weight)
+    torch.testing.assert_close(later, written * (86_420 / 20) ** -0.05)
+    # With its compensation the chip is as it was programmed, not as it was designed.
+    restored = PCM(86_400.0, exponent=0.05, **{**QUIET, "programming": True, "drift": True, "compensate": True})
+    torch.testing.assert_close(held(restored, weight), written)
+
+
 def test_read_noise_has_its_std():
     weight = block(0.5)
     moved = (held(PCM(3600.0, **{**QUIET, "read": True}), weight) / weight - 1).flatten()[1:]
