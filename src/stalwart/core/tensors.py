@@ -80,6 +80,18 @@ def load_weights(module: nn.Module, path: Path | str, what: str = "weights") -> 
     return meta
 
 
+def fingerprint(model: nn.Module, *rest: Tensor | str) -> str:
+    """Return a digest of a model's structure and weights, and of whatever else decides what attacks find."""
+    digest = hashlib.sha256(str(model).encode())
+    for part in (*model.state_dict().values(), *rest):
+        if isinstance(part, Tensor):
+            digest.update(f"{part.dtype}{list(part.shape)}".encode())
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        else:
+            digest.update(part.encode())
+    return digest.hexdigest()
+
+
 def _split(payload: bytes) -> tuple[dict[str, Any], memoryview]:
     """Return the header and the data of a safetensors file's bytes."""
     end = 8 + int.from_bytes(payload[:8], "little")

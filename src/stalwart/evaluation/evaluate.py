@@ -18,10 +18,11 @@ from stalwart.core.numbers import parse_number, require
 from stalwart.core.progress import Advance, silent
 from stalwart.core.random import derive
 from stalwart.core.registry import suggest
+from stalwart.core.tensors import fingerprint
 from stalwart.evaluation.diagnostics import diagnose
 from stalwart.evaluation.findings import Findings
 from stalwart.evaluation.judge import Candidates, Judge
-from stalwart.evaluation.kept import Kept, fingerprint
+from stalwart.evaluation.kept import Kept
 from stalwart.evaluation.pictures import pictures
 from stalwart.evaluation.randomised import stochastic_section, sweep_draws
 from stalwart.evaluation.results import AttackRow, CurvePoint, Evaluation, Rate

@@ -1,29 +1,15 @@
 """What attacks have found so far, on disk: an evaluation that was killed goes on with the attack that it was at."""
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from stalwart.attacks import AttackResult
 from stalwart.attacks.base import Cost
 from stalwart.core.errors import FileError
 from stalwart.core.tensors import load_tensors, save_tensors
-
-
-def fingerprint(model: nn.Module, *rest: Tensor | str) -> str:
-    """Return a digest of a model's structure and weights, and of whatever else decides what attacks find."""
-    digest = hashlib.sha256(str(model).encode())
-    for part in (*model.state_dict().values(), *rest):
-        if isinstance(part, Tensor):
-            digest.update(f"{part.dtype}{list(part.shape)}".encode())
-            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        else:
-            digest.update(part.encode())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
