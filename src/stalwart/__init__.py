@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from stalwart import spiking, stochastic
+from stalwart import hardware, spiking, stochastic
 from stalwart.attacks import attack
 from stalwart.bounds import bound, margin_bound
 from stalwart.certify.verify import Verdict, verify
@@ -32,6 +32,7 @@ __all__ = [
     "bound",
     "convert",
     "evaluate",
+    "hardware",
     "margin_bound",
     "spiking",
     "stochastic",

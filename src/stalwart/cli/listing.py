@@ -9,6 +9,7 @@ from stalwart.core.errors import UsageError
 from stalwart.core.registry import lookup, options_of, suggest
 from stalwart.data.table import DATASETS
 from stalwart.evaluation.suites import SUITES, suite
+from stalwart.hardware import FAULTS
 from stalwart.models.table import MODELS
 from stalwart.objectives.table import OBJECTIVES
 from stalwart.recipes import shipped
@@ -21,6 +22,7 @@ TABLES: dict[str, Mapping[str, str]] = {
     "noises": NOISES,
     "datasets": DATASETS,
     "conversions": CONVERSIONS,
+    "devices": FAULTS,
 }
 
 

@@ -255,7 +255,9 @@ def report(
 def list_(
     what: Annotated[
         str,
-        typer.Argument(help="recipes, attacks, objectives, models, noises, datasets, conversions, bounds or suites."),
+        typer.Argument(
+            help="recipes, attacks, objectives, models, noises, datasets, conversions, devices, bounds, suites."
+        ),
     ] = "all",
 ) -> None:
     """Show what there is, with every option and its default."""

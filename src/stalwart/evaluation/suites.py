@@ -185,7 +185,11 @@ from the network before the conversion, and a search without gradients; the cost
 Source: Özdenizci and Legenstein, TMLR 2024 (arXiv 2311.09266), section 4.
 """
 
+HARDWARE = Suite("hardware", QUICK.entries, QUICK.randomised)
+"""The attacks of ``quick``, and then what imperfect processors leave: :func:`stalwart.evaluation.hardware.measure`."""
+
 SUITES: dict[str, str] = {
+    "hardware": "stalwart.evaluation.suites:HARDWARE",
     "quick": "stalwart.evaluation.suites:QUICK",
     "standard": "stalwart.evaluation.suites:STANDARD",
     "snn-adaptive": "stalwart.evaluation.suites:SNN_ADAPTIVE",

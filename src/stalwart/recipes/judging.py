@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from stalwart.core.progress import progress
 from stalwart.core.registry import lookup
 from stalwart.data import Data
 from stalwart.evaluation import Samples, evaluate, steps_of
+from stalwart.evaluation.hardware import HardwareResult, measure
+from stalwart.evaluation.hardware import steps as hardware_steps
 from stalwart.recipes.runs import Source, load_run
 from stalwart.recipes.schema import EvaluationSection, Recipe
 from stalwart.report import (
@@ -72,6 +75,11 @@ def evaluate_model(
             origin,
             out / "attacks",
         )
+    hardware: HardwareResult | None = None
+    if section.suite == "hardware":
+        with progress(f"chips of {name}", hardware_steps()) as advance:
+            hardware = measure(model, x, y, seed, advance=advance, kept=out / "chips")
+        shutil.rmtree(out / "chips", ignore_errors=True)
     certificates: Certificates | None = None
     if section.certify is not None:
         wanted = section.certify
@@ -99,6 +107,7 @@ def evaluate_model(
         environment=environment(),
         certificates=certificates,
         spikes=watch_spikes(model, x, y, seed, within if section.suite in ("spiking", "snn-adaptive") else None),
+        hardware=hardware,
         conversion=conversion,
     )
     report = Report(runs=[run], title=f"Robustness of {name}")

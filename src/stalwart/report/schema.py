@@ -12,6 +12,7 @@ import pydantic
 
 from stalwart.core.errors import FileError, UsageError
 from stalwart.core.files import atomic, read_json
+from stalwart.evaluation.hardware import HardwareResult
 from stalwart.evaluation.results import Evaluation, Record
 from stalwart.report.certificates import Certificates
 from stalwart.report.conversion import Conversion
@@ -50,6 +51,7 @@ class RunReport(Record):
         environment: what :func:`stalwart.report.environment` returned where the run was evaluated.
         certificates: what is proven of the run; None where nothing was tried.
         spikes: what its neurons do; None where it has none.
+        hardware: what imperfect processors leave of it; None where that was not measured.
         conversion: what was done to the network that it was converted from; None where it was not.
     """
 
@@ -60,6 +62,7 @@ class RunReport(Record):
     environment: dict[str, str] = pydantic.Field(default_factory=dict)
     certificates: Certificates | None = None
     spikes: Spikes | None = None
+    hardware: HardwareResult | None = None
     conversion: Conversion | None = None
 
     @pydantic.field_validator("evaluation")

@@ -1,0 +1,221 @@
+"""What a network keeps on imperfect processors: chips of each device, the worst weights nearby, which layer matters."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stalwart.attacks import attack
+from stalwart.core.errors import StalwartError
+from stalwart.core.modes import evaluating
+from stalwart.core.noise import noise
+from stalwart.core.progress import Advance, silent
+from stalwart.core.random import derive
+from stalwart.evaluation.results import Record
+from stalwart.hardware import PCM, BitFlips, Hardware, Mismatch, OutputNoise, Quantise, StuckAt, accuracies, summarise
+from stalwart.hardware.names import choose
+from stalwart.sets import RelativeBox
+
+CHIPS = 25
+"""Chips of each device; 100 for publication."""
+WITHIN = 0.02
+"""How far below the network itself the worst chip may be where a level counts as safe."""
+_YEAR = 365 * 24 * 3600.0
+_TIMES = {"25 s": 25.0, "1 h": 3600.0, "1 day": 24 * 3600.0, "30 days": 30 * 24 * 3600.0, "1 year": _YEAR}
+_FRACTIONS = (0.01, 0.05, 0.1)
+_SENSITIVE, _FEW = 0.3, 5
+_BATCH = 250
+
+
+class ChipsRow(Record):
+    """Chips of one device: accuracies as shares in [0, 1].
+
+    Attributes:
+        block: of devices whose levels grow.
+        device: what it is, each level with its unit.
+        level: as the block counts it.
+        chips: how many; 1 where a device is the same on each.
+        mean, std, minimum, fifth: over the chips; fifth is the 5th percentile.
+        interval: 95 % of the mean, by bootstrap.
+        refused: why there are no figures; empty where there are.
+    """
+
+    block: str
+    device: str
+    level: float
+    chips: int
+    mean: float = 0.0
+    std: float = 0.0
+    minimum: float = 0.0
+    fifth: float = 0.0
+    interval: tuple[float, float] = (0.0, 0.0)
+    refused: str = ""
+
+
+class WorstWeights(Record):
+    """Accuracy at the worst weights that an attack found in a box, and at the worst of some random corners of it."""
+
+    fraction: float
+    attacked: float
+    corner: float
+
+
+class Layer(Record):
+    """Mean accuracy where the weights of one layer alone have mismatch."""
+
+    parameter: str
+    mean: float
+
+
+class HardwareResult(Record):
+    """What devices leave of a network.
+
+    Attributes:
+        samples: inputs, the first so many of the evaluation.
+        baseline: accuracy of the network itself.
+        rows: of each device.
+        worst: at the worst weights nearby.
+        layers: the most sensitive first, under mismatch of 30 %.
+        safe: by block, the largest level up to which the worst chip stays within two points; None where none does.
+    """
+
+    samples: int
+    baseline: float
+    rows: list[ChipsRow]
+    worst: list[WorstWeights]
+    layers: list[Layer]
+    safe: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class _Level:
+    block: str
+    level: float
+    device: Hardware
+    fixed: bool = False
+
+
+def sweep() -> Iterator[_Level]:
+    """Yield every device of the suite, levels of a block growing."""
+    for level in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7):
+        yield _Level("mismatch", level, Mismatch(level))
+    for bits in (8, 6, 4, 3, 2):
+        yield _Level("quantised weights", float(bits), Quantise(bits), fixed=True)
+    for bits in (8, 4):
+        yield _Level("quantised, then mismatch of 10 %", float(bits), Quantise(bits) | Mismatch(0.1))
+    for rate in (1e-4, 1e-3, 1e-2, 5e-2):
+        yield _Level("bit flips", rate, BitFlips(rate))
+    for share in (0.01, 0.05, 0.1):
+        yield _Level("cells stuck at zero", share, StuckAt(share))
+    for name, compensate in (("phase-change memory, compensated", True), ("phase-change memory, raw", False)):
+        for seconds in _TIMES.values():
+            yield _Level(name, seconds, PCM(seconds, compensate=compensate))
+    for level in (0.02, 0.05, 0.1):
+        yield _Level("noise on outputs", level, OutputNoise(level))
+
+
+def steps() -> int:
+    """Return how many steps :func:`measure` reports to ``advance``."""
+    return sum(1 for _ in sweep()) + len(_FRACTIONS) + 1
+
+
+def measure(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    seed: int = 0,
+    chips: int = CHIPS,
+    advance: Advance = silent,
+    kept: Path | None = None,
+) -> HardwareResult:
+    """Measure a model on all devices of the suite; it is left as it was.
+
+    Args:
+        model: maps [B, ...] to logits [B, K].
+        x: inputs [N, ...].
+        y: labels [N].
+        seed: of the chips.
+        chips: of each device.
+        advance: called with the number of steps done.
+        kept: a folder for accuracies of chips, so that a killed measurement goes on.
+    """
+    done, rows = 0, []
+    baseline = _baseline(model, x, y)
+    for one in sweep():
+        rows.append(_row(one, model, x, y, 1 if one.fixed else chips, seed, kept, baseline))
+        done += 1
+        advance(done, rows[-1].device)
+    worst = []
+    for fraction in _FRACTIONS:
+        worst.append(_worst(model, x, y, fraction, seed))
+        done += 1
+        advance(done, f"worst weights within {fraction:g}")
+    layers = _layers(model, x, y, seed)
+    advance(done + 1, "layers")
+    return HardwareResult(
+        samples=len(x), baseline=baseline, rows=rows, worst=worst, layers=layers, safe=_safe(rows, baseline)
+    )
+
+
+@torch.no_grad()
+def _baseline(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    with evaluating(model), noise(model, "on", seed=0):
+        pairs = zip(x.split(_BATCH), y.split(_BATCH), strict=True)
+        right = sum(int((model(part).argmax(1) == labels).sum()) for part, labels in pairs)
+    return right / len(x)
+
+
+def _row(
+    one: _Level, model: nn.Module, x: Tensor, y: Tensor, chips: int, seed: int, kept: Path | None, baseline: float
+) -> ChipsRow:
+    path = None if kept is None else kept / f"{one.block}-{one.level:g}.safetensors".replace(" ", "-").replace("%", "")
+    try:
+        found = accuracies(model, one.device, x, y, chips, derive(seed, one.block), path=path)
+    except StalwartError as problem:
+        return ChipsRow(block=one.block, device=one.device.describe(), level=one.level, chips=0, refused=str(problem))
+    s = summarise(found, baseline, derive(seed, "bootstrap"))
+    return ChipsRow(
+        block=one.block,
+        device=one.device.describe(),
+        level=one.level,
+        chips=s.chips,
+        mean=s.mean,
+        std=s.std,
+        minimum=s.minimum,
+        fifth=s.low,
+        interval=s.interval,
+    )
+
+
+def _worst(model: nn.Module, x: Tensor, y: Tensor, fraction: float, seed: int) -> WorstWeights:
+    box = RelativeBox(fraction)
+    left = []
+    for name, options in (("weight-pgd", {"steps": 10, "loss": "ce"}), ("weight-corner", {})):
+        found = attack(name, **options)(model, x, y, within=box, seed=derive(seed, name))
+        left.append(1 - float(found.success.float().mean()))
+    return WorstWeights(fraction=fraction, attacked=left[0], corner=left[1])
+
+
+def _layers(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> list[Layer]:
+    found = []
+    for name in choose(dict(model.named_parameters()), (), biases=False):
+        with contextlib.suppress(StalwartError):  # a layer of zeros has nothing to move
+            value = accuracies(model, Mismatch(_SENSITIVE, only=name), x, y, _FEW, derive(seed, "layer"))
+            found.append(Layer(parameter=name, mean=float(value.mean())))
+    return sorted(found, key=lambda layer: layer.mean)
+
+
+def _safe(rows: list[ChipsRow], baseline: float) -> dict[str, float | None]:
+    safe: dict[str, float | None] = {}
+    broken: set[str] = set()
+    for row in rows:
+        safe.setdefault(row.block, None)
+        fine = not row.refused and row.minimum >= baseline - WITHIN
+        if fine and row.block not in broken:
+            safe[row.block] = row.level
+        if not fine:
+            broken.add(row.block)
+    return safe
