@@ -257,7 +257,7 @@ def _is_number_like(value: Any) -> bool:
 
 
 def _put(holder: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
-    name = f"{type(layer).__name__.lower()}_{sum(type(m) is type(layer) for m in holder.modules()) + 1}"
+    name = f"{type(layer).__name__.lower()}_call_{sum(type(m) is type(layer) for m in holder.modules()) + 1}"
     holder.add_submodule(name, layer)
     (source, *_) = node.all_input_nodes
     node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
