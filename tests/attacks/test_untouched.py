@@ -5,22 +5,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from traces import InPlaceCounter, snapshot
 
 import stalwart as sw
 from stalwart.core.random import generator
 from stalwart.stochastic import GaussianHead, noise
-
-
-class InPlaceCounter(nn.Module):
-    """Counts its calls in a buffer, in place."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
-
-    def forward(self, x):
-        self.calls += 1
-        return x
 
 
 class ReplacingCounter(InPlaceCounter):
@@ -67,18 +56,6 @@ def build():
     model[3].weight.requires_grad_(False)
     model[6].bias.grad = torch.full((4,), 3.0)
     return model
-
-
-def snapshot(model):
-    return {
-        "modes": [module.training for module in model.modules()],
-        "noise modes": [getattr(module, "mode", None) for module in model.modules()],
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "gradients": [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
-        "state": {name: tensor.tolist() for name, tensor in model.state_dict().items()},
-        "buffers": {name: id(buffer) for name, buffer in model.named_buffers()},
-        "randomness": torch.get_rng_state().tolist(),
-    }
 
 
 X = torch.rand(6, 1, 8, 8, generator=generator(0))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from traces import InPlaceCounter, snapshot
 
 import stalwart as sw
 from stalwart.attacks.weight_steps import climbed, started, stepped
@@ -25,16 +26,6 @@ NAMES = ("weight-pgd", "weight-corner", "weight-amp")
 EVERY = pytest.mark.parametrize("name", NAMES)
 
 
-class InPlaceCounter(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
-
-    def forward(self, x):
-        self.calls += 1
-        return x
-
-
 def messy():
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -46,18 +37,6 @@ def messy():
     model[1].weight.requires_grad_(False)
     model[6].bias.grad = torch.full((5,), 3.0)
     return model
-
-
-def snapshot(model):
-    return {
-        "modes": [module.training for module in model.modules()],
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "parameters": [id(p) for p in model.parameters()],
-        "gradients": [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
-        "state": {name: tensor.tolist() for name, tensor in model.state_dict().items()},
-        "buffers": {name: id(buffer) for name, buffer in model.named_buffers()},
-        "randomness": torch.get_rng_state().tolist(),
-    }
 
 
 def smooth():

@@ -4,17 +4,16 @@ import itertools
 from dataclasses import dataclass, fields, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stalwart.attacks.ascent import TRUSTED_DRAWS
-from stalwart.attacks.base import Attack, Count
+from stalwart.attacks.base import BallAttack, Count
 from stalwart.attacks.losses import Goal, LossName
 from stalwart.attacks.oracle import Oracle
 from stalwart.attacks.restarts import worst_of_runs
-from stalwart.core.errors import InputError
 from stalwart.core.numbers import require
 from stalwart.core.random import generator
-from stalwart.sets import L2, Linf, ThreatSet
+from stalwart.sets import ThreatSet
 from stalwart.sets.base import expand, radii
 
 _MOMENTUM = 0.75
@@ -22,7 +21,7 @@ _RISES = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
-class APGD(Attack):
+class APGD(BallAttack):
     """Auto-PGD (APGD) in an linf or l2 ball: no step size to tune, so a weak result is not for want of tuning.
 
         u <- P(z_k + η steepest(grad loss(z_k)));  z_{k+1} <- P(z_k + α (u - z_k) + (1 - α) (z_k - z_{k-1}))
@@ -54,18 +53,13 @@ class APGD(Attack):
         for name in ("steps", "restarts", "targets"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
 
-    def fits(self, model: nn.Module, within: ThreatSet) -> bool:
-        """Tell whether the threat set is an linf or an l2 ball."""
-        return isinstance(within, Linf | L2)
-
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Run all restarts, for all targets if the loss has any, and return the best candidate of each sample.
 
         Raises:
             InputError: the threat set is neither an linf nor an l2 ball.
         """
-        if not isinstance(within, Linf | L2):
-            raise InputError(f"apgd works in linf and l2 balls, not in {within.describe()}; use pgd there.")
+        self.require_ball(within)
 
         def climb_from(run: int, goal: Goal, x: Tensor, within: ThreatSet, samples: Tensor) -> tuple[Tensor, Tensor]:
             start = within.sample(x, generator(seed, "start", run, device=x.device))

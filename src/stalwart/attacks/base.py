@@ -15,10 +15,10 @@ from stalwart.attacks.layout import fitting_batch
 from stalwart.attacks.losses import margin
 from stalwart.attacks.oracle import Average, Oracle
 from stalwart.core.checks import check_images, check_labels
-from stalwart.core.errors import BrokenPromiseError, UsageError
+from stalwart.core.errors import BrokenPromiseError, InputError, UsageError
 from stalwart.core.numbers import require
 from stalwart.core.random import derive
-from stalwart.sets import RelativeBox, ThreatSet
+from stalwart.sets import L2, Linf, RelativeBox, ThreatSet
 from stalwart.spiking import find_surrogate, gradients
 from stalwart.spiking.modes import BACKWARDS
 from stalwart.stochastic import scores
@@ -175,3 +175,22 @@ class Attack(Gradients):
             found = -margin(scores(model, oracle.arrange(x_adv), "mean-softmax" if draws > 1 else "single", draws), y)
         oracle.forwards += 1 if getattr(model, "cheap_draws", False) else draws
         return AttackResult(x_adv, ~(found > 0), found, Cost(oracle.forwards, oracle.backwards))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BallAttack(Attack):
+    """Base record of attacks that work in linf and l2 balls alone."""
+
+    def fits(self, model: nn.Module, within: ThreatSet) -> bool:
+        """Tell whether the threat set is an linf or an l2 ball."""
+        return isinstance(within, Linf | L2)
+
+    def require_ball(self, within: ThreatSet) -> None:
+        """Refuse other sets.
+
+        Raises:
+            InputError: the threat set is neither an linf nor an l2 ball.
+        """
+        if not isinstance(within, Linf | L2):
+            name = type(self).__name__.lower()
+            raise InputError(f"{name} works in linf and l2 balls, not in {within.describe()}; use pgd there.")

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from stalwart.attacks.base import Attack, Count
+from stalwart.attacks.base import BallAttack, Count
 from stalwart.attacks.losses import Goal
 from stalwart.attacks.oracle import Oracle
-from stalwart.core.errors import InputError
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import generator, uniform
-from stalwart.sets import L2, Linf, ThreatSet
+from stalwart.sets import Linf, ThreatSet
 from stalwart.sets.base import expand
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -22,7 +21,7 @@ _TINY = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Square(Attack):
+class Square(BallAttack):
     """Random search in an linf or l2 ball: change a square of the image, keep the change where the loss grows.
 
     linf: the start is x with vertical stripes of ±eps; a proposal sets a random square to x ± eps, one sign a channel.
@@ -52,18 +51,13 @@ class Square(Attack):
         require(self.queries >= 1, f"queries must be at least 1, got {self.queries}.")
         require(0 < self.p_init <= 1, f"p_init must lie in (0, 1], got {self.p_init}.")
 
-    def fits(self, model: nn.Module, within: ThreatSet) -> bool:
-        """Tell whether the threat set is an linf or an l2 ball."""
-        return isinstance(within, Linf | L2)
-
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Return the point of largest loss of each sample, or the first that a decisive oracle misclassifies.
 
         Raises:
             InputError: the threat set is neither an linf nor an l2 ball.
         """
-        if not isinstance(within, Linf | L2):
-            raise InputError(f"square works in linf and l2 balls, not in {within.describe()}; use pgd there.")
+        self.require_ball(within)
         source = generator(seed, "square", device=x.device)
         start, propose = (_stripes, _repaint) if isinstance(within, Linf) else (_bumps, _move)
         goal, index = Goal(self.loss, y), torch.arange(len(x), device=x.device)
