@@ -1,5 +1,6 @@
 """Spiking networks in the report: what neurons do, what it costs, and what fewer time steps would give."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pydantic
@@ -121,6 +122,8 @@ def watch_spikes(
             for part in x.split(64):
                 model(part)
         found = neurons(model)
+        plain = {path: layer for path, layer in found.items() if isinstance(layer, LIF)}
+        passing = dict(zip(plain, map(_passing, plain.values(), _seen(model, plain.values(), x[:_FEW])), strict=True))
         layers = []
         for path, one in seen.layers.items():
             layer = found[path]
@@ -137,14 +140,14 @@ def watch_spikes(
                     saturated=one.saturated,
                     threshold=numbers[0],
                     leak=numbers[1],
-                    passing=_passing(model, layer, x[:_FEW]) if isinstance(layer, LIF) else None,
+                    passing=passing.get(path),
                 )
             )
-        plain = {path: layer for path, layer in found.items() if isinstance(layer, LIF)}
         resumes = len(plain) == len(found) and networks[0].wait == 0
         over = _over_steps(model, x, y, steps) if resumes else []
         shown = list(dict.fromkeys([next(iter(plain)), list(plain)[-1]])) if plain else []
-        traces = [_trace(model, plain[path], path, x[:1]) for path in shown]
+        seen_there = _seen(model, [plain[path] for path in shown], x[:1])
+        traces = [_trace(plain[path], path, *one) for path, one in zip(shown, seen_there, strict=True)]
     rows = [] if within is None else _gradients(model, x[:_ATTACKED], y[:_ATTACKED], within, seed)
     energy, ann_energy = seen.picojoules
     return Spikes(
@@ -190,26 +193,33 @@ def _parts(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(zip(x.split(64), y.split(64), strict=True))
 
 
-def _seen(model: nn.Module, layer: LIF, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the currents that a layer gets and what it sends, [T, B, ...] each."""
-    caught: list[tuple[Tensor, Tensor]] = []
-    hook = layer.register_forward_hook(lambda module, inputs, out: caught.append((inputs[0], out)))
+def _seen(model: nn.Module, layers: Iterable[LIF], x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return the currents that each layer gets and what it sends, [T, B, ...] each, in one pass."""
+    caught: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def catch(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        caught.setdefault(module, (inputs[0], out))
+
+    layers = list(layers)
+    if not layers:
+        return []
+    hooks = [layer.register_forward_hook(catch) for layer in layers]
     try:
         model(x)
     finally:
-        hook.remove()
-    return caught[0]
+        for hook in hooks:
+            hook.remove()
+    return [caught[layer] for layer in layers]
 
 
-def _passing(model: nn.Module, layer: LIF, x: Tensor) -> float:
+def _passing(layer: LIF, seen: tuple[Tensor, Tensor]) -> float:
     """Return at which share of membranes the layer's own surrogate is at least a hundredth of its peak."""
-    z = layer.membranes(_seen(model, layer, x)[0]) / layer.threshold - 1
+    z = layer.membranes(seen[0]) / layer.threshold - 1
     surrogate = layer.assumed(layer.threshold)
     return float((surrogate.slope(z) >= surrogate.slope(torch.zeros(1)) / 100).float().mean())
 
 
-def _trace(model: nn.Module, layer: LIF, path: str, x: Tensor) -> Trace:
-    currents, out = _seen(model, layer, x)
+def _trace(layer: LIF, path: str, currents: Tensor, out: Tensor) -> Trace:
     fired, decided = (out[:, 0] != 0).long().flatten(1), layer.membranes(currents)[:, 0].flatten(1)
     order = fired.sum(0).argsort(descending=True, stable=True)[:_ROWS]
     few = order[:: max(1, len(order) // _CURVES)][:_CURVES]
