@@ -7,23 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 import stalwart as sw
 from stalwart.convert import compare
+from stalwart.convert.pipeline import INPUTS
 from stalwart.core.errors import UsageError
 from stalwart.core.files import require_writable, write_text
 from stalwart.core.numbers import require
 from stalwart.core.tensors import save_tensors
 from stalwart.interchange import write_nir, write_onnx
 from stalwart.recipes import runs
+from stalwart.recipes.conversions import COMPARED
 from stalwart.recipes.foreign import foreign_model
-from stalwart.recipes.load import parse_recipe
+from stalwart.recipes.load import override, parse_recipe
 from stalwart.spiking import spiking_networks
 
 FORMS = ("snn", "nir", "onnx")
-_SHOWN, _CALIBRATED, _COMPARED = 8, 1024, 512
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,9 @@ class Wish:
     @property
     def section(self) -> dict[str, Any]:
         """The recipe's ``conversion`` section, without a source."""
-        options: dict[str, Any] = {}
+        section: dict[str, Any] = {"method": {"name": self.method or "rate"}, "steps": self.steps or 8}
         for word in self.words:
-            key, _, text = word.partition("=")
-            try:
-                options[key] = yaml.safe_load(text)
-            except yaml.YAMLError:
-                raise UsageError(f"option '{word}': {text!r} is not a YAML value.") from None
-        section: dict[str, Any] = {"method": {"name": self.method or "rate", **options}, "steps": self.steps or 8}
+            override(section["method"], word)
         if self.encoder is not None:
             section["encoder"] = {"name": self.encoder}
         if self.max_pool is not None:
@@ -110,8 +106,8 @@ def convert_foreign(
         return _written(model, x, wish, out or Path("runs") / f"{name}.{wish.to}")
     folder = out or Path("runs") / f"{name}-snn"
     require_writable(folder)
-    seen, _ = data.train.take(_CALIBRATED).batch(slice(None))
-    x, y = (data.validation if len(data.validation) else data.test).take(_COMPARED).batch(slice(None))
+    seen, _ = data.train.take(INPUTS).batch(slice(None))
+    x, y = (data.validation if len(data.validation) else data.test).take(COMPARED).batch(slice(None))
     section = wish.section
     method = section.pop("method")
     network = sw.convert(model, seen, method=method.pop("name"), **method, **section)

@@ -1,6 +1,7 @@
 """What single layers get and give, in a network and in its spiking copy: later layers are not computed."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from stalwart.core.errors import InputError
 from stalwart.spiking import LIF, InTime, SpikingNetwork
 
-_FRAMES = 256
+FRAMES = 256
 """Frames, samples x steps, that pass together."""
 _VALUES = 1 << 22
 """Of how many values an order statistic is taken at most; of more, of evenly spaced ones."""
@@ -19,8 +20,8 @@ class _Seen(Exception):
     """Stops a pass where what was asked for has been seen."""
 
 
-def caught(model: nn.Module, layer: nn.Module, parts: Sequence[Tensor], inputs: bool = False) -> list[Tensor]:
-    """Return the outputs, or the inputs, of one layer on batches of a model's inputs.
+def caught(model: nn.Module, layer: nn.Module, parts: Sequence[Tensor], inputs: bool = False) -> Iterator[Tensor]:
+    """Yield the outputs, or the inputs, of one layer on batches of a model's inputs, one batch after the other.
 
     Raises:
         InputError: the model never calls the layer.
@@ -38,26 +39,25 @@ def caught(model: nn.Module, layer: nn.Module, parts: Sequence[Tensor], inputs: 
     hook: Any = layer.register_forward_pre_hook(before) if inputs else layer.register_forward_hook(after)
     try:
         for part in parts:
-            try:
+            with contextlib.suppress(_Seen):
                 model(part)
-            except _Seen:
-                continue
-            raise InputError(
-                f"the model does not call its {type(layer).__name__} layer, which therefore cannot convert."
-            )
+            if not found:
+                raise InputError(
+                    f"the model does not call its {type(layer).__name__} layer, which therefore cannot convert."
+                )
+            yield found.pop()
     finally:
         hook.remove()
-    return found
 
 
 def activations(plain: nn.Module, path: str, x: Tensor) -> Tensor:
     """Return what the activation at a path gives on inputs [N, ...], [N, ...]."""
-    return torch.cat(caught(plain, plain.get_submodule(path), x.split(_FRAMES)))
+    return torch.cat(list(caught(plain, plain.get_submodule(path), x.split(FRAMES))))
 
 
 def outputs(network: SpikingNetwork, path: str, x: Tensor) -> Tensor:
     """Return what the neurons at a path give on inputs [N, ...], averaged over the steps that count, [N, ...]."""
-    parts = x.split(max(1, _FRAMES // network.steps))
+    parts = x.split(max(1, FRAMES // network.steps))
     found = caught(network, neurons_at(network, path), parts)
     return torch.cat([one[network.wait :].mean(0) for one in found])
 

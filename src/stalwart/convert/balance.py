@@ -1,23 +1,14 @@
 """Threshold balancing: thresholds as high as the largest current that a layer gets, layer after layer."""
 
-import contextlib
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from stalwart.convert.activity import FRAMES, caught, thinned
 from stalwart.core.errors import InputError
 from stalwart.core.numbers import require
 from stalwart.spiking import LIF, InTime, SpikingNetwork
-
-_FRAMES = 256
-"""Frames, samples x steps, that pass together."""
-_VALUES = 1 << 24
-"""Of how many currents a percentile is taken at most; of more, of evenly spaced ones."""
-
-
-class _Seen(Exception):
-    """Stops a pass where the currents asked for have been seen."""
 
 
 @torch.no_grad()
@@ -80,29 +71,8 @@ def _plain(layers: nn.Module) -> Iterator[nn.Module]:
 
 
 def _largest(network: SpikingNetwork, layer: InTime, x: Tensor, percentile: float) -> float:
-    parts = x.split(max(1, _FRAMES // network.steps))
-    seen = [
-        currents.max() if percentile == 100 else currents.flatten() for currents in _currents(network, layer, parts)
-    ]
+    parts = caught(network, layer.neuron, x.split(max(1, FRAMES // network.steps)), inputs=True)
     if percentile == 100:
-        return float(torch.stack(seen).max())
-    values = torch.cat(seen)
-    values = values[:: -(-len(values) // _VALUES)]
+        return float(torch.stack([currents.max() for currents in parts]).max())
+    (values,) = thinned(torch.cat([currents.flatten() for currents in parts]))
     return float(values.kthvalue(max(1, round(percentile / 100 * len(values)))).values)
-
-
-def _currents(network: SpikingNetwork, layer: InTime, parts: tuple[Tensor, ...]) -> Iterator[Tensor]:
-    caught: list[Tensor] = []
-
-    def catch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        caught.append(inputs[0])
-        raise _Seen
-
-    hook = layer.neuron.register_forward_pre_hook(catch)
-    try:
-        for part in parts:
-            with contextlib.suppress(_Seen):
-                network(part)
-            yield caught.pop()
-    finally:
-        hook.remove()

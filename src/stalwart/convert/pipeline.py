@@ -18,7 +18,8 @@ from stalwart.core.numbers import require
 from stalwart.core.registry import build
 from stalwart.spiking import Direct, SpikingNetwork, make_encoder, with_neurons
 
-_INPUTS = 1024
+INPUTS = 1024
+"""Training inputs that a conversion looks at."""
 Batches = Tensor | Iterable[Tensor | tuple[Tensor, Tensor]]
 
 
@@ -75,10 +76,21 @@ def convert(
         calibration is not None, "conversion needs some training inputs, to measure activations on; pass calibration."
     )
     assert calibration is not None
-    x = inputs_of(calibration)
-    made = rebuilt(model, x, steps, encoder, chosen, max_pool)
+    return settled(model, inputs_of(calibration), steps, encoder, chosen, max_pool)
+
+
+def settled(
+    model: nn.Module,
+    x: Tensor,
+    steps: int,
+    encoder: str | Mapping[str, Any],
+    method: Method,
+    max_pool: str = "refuse",
+) -> SpikingNetwork:
+    """Return the spiking copy with its numbers found on inputs [N, ...]; arguments as of :func:`rebuilt`."""
+    made = rebuilt(model, x, steps, encoder, method, max_pool)
     with evaluating(made.plain), evaluating(made.network):
-        chosen.settle(made.network, made.plain, list(made.findings.activations), x)
+        method.settle(made.network, made.plain, list(made.findings.activations), x)
     return made.network
 
 
@@ -125,8 +137,8 @@ def inputs_of(calibration: Batches) -> Tensor:
         found = []
         for batch in calibration:
             found.append(batch if isinstance(batch, Tensor) else batch[0])
-            if sum(map(len, found)) >= _INPUTS:
+            if sum(map(len, found)) >= INPUTS:
                 break
     if not found or not sum(map(len, found)):
         raise InputError("there are no inputs to calibrate on; pass some batches of training data.")
-    return torch.cat(found)[:_INPUTS]
+    return torch.cat(found)[:INPUTS]

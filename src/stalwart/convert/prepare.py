@@ -7,7 +7,7 @@ pooling that are written as functions, sums of branches and one ReLU module that
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,18 +18,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from stalwart.convert.activity import shown
 from stalwart.core.errors import InputError
+from stalwart.core.layers import NORMS, WEIGHTED, in_order, is_stack, joined, put
 from stalwart.core.noise import is_random
 from stalwart.core.numbers import require
 from stalwart.spiking import QCFS, Neurons
 
 MaxPooling = Literal["refuse", "spikes"]
 ACTIVATIONS = (nn.ReLU, QCFS)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_FOLDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d)
 _AFFINE = (
-    *_FOLDS,
-    *_NORMS,
+    *WEIGHTED,
+    *NORMS,
     nn.AvgPool1d,
     nn.AvgPool2d,
     nn.AvgPool3d,
@@ -105,16 +104,6 @@ def prepare(
     return layers, found
 
 
-def in_order(layers: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the parts of nested stacks in order, by module path."""
-    if isinstance(layers, nn.Sequential):
-        for name, layer in layers._modules.items():  # named_children leaves out a layer's second place
-            assert layer is not None
-            yield from in_order(layer, f"{path}.{name}" if path else name)
-    else:
-        yield path, layers
-
-
 class _Tracer(fx.Tracer):
     """Goes into every module that is no layer of PyTorch, nor one of our own that tells what it is."""
 
@@ -139,8 +128,8 @@ def _is_layer(module: nn.Module) -> bool:
 def _trace_inside(owner: nn.Module, path: str, seen: set[int]) -> None:
     for name, child in list(owner._modules.items()):
         assert child is not None
-        where = f"{path}.{name}" if path else name
-        if isinstance(child, nn.Sequential) and _is_stack(child):
+        where = joined(path, name)
+        if is_stack(child):
             _trace_inside(child, where, seen)
         elif _is_layer(child):
             # A stack may hold one activation in several places; each place gets neurons of its own.
@@ -148,10 +137,6 @@ def _trace_inside(owner: nn.Module, path: str, seen: set[int]) -> None:
         else:
             setattr(owner, name, _traced(child, where.partition(".")[2]))
         seen.add(id(child))
-
-
-def _is_stack(module: nn.Sequential) -> bool:
-    return type(module).forward is nn.Sequential.forward or getattr(module, "is_stack", False)
 
 
 def _traced(module: nn.Module, path: str) -> nn.Module:
@@ -191,11 +176,11 @@ def _as_layer(holder: fx.GraphModule, node: fx.Node, what: str) -> None:
     if node.op == "call_module":
         module = holder.get_submodule(str(node.target))
         if isinstance(module, nn.ReLU) and sum(n.target == node.target for n in holder.graph.nodes) > 1:
-            _put(holder, node, nn.ReLU())
+            _become(holder, node, nn.ReLU())
         return
     layer = _layer_of(node)
     if layer is not None:
-        _put(holder, node, layer)
+        _become(holder, node, layer)
         return
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     inputs = [one for one in node.all_input_nodes if not _is_number(one)]
@@ -256,7 +241,7 @@ def _is_number_like(value: Any) -> bool:
     return isinstance(value, fx.Node) and _is_number(value)
 
 
-def _put(holder: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
+def _become(holder: fx.GraphModule, node: fx.Node, layer: nn.Module) -> None:
     name = f"{type(layer).__name__.lower()}_call_{sum(type(m) is type(layer) for m in holder.modules()) + 1}"
     holder.add_submodule(name, layer)
     (source, *_) = node.all_input_nodes
@@ -291,9 +276,9 @@ def _fold(layers: nn.Module, found: Findings) -> None:
     for path, layer in list(in_order(layers)):
         if isinstance(layer, fx.GraphModule):
             _fold_in_graph(layer, path, found)
-        elif isinstance(layer, _NORMS) and before is not None and isinstance(before[1], _FOLDS):
-            _replace(layers, before[0], _fused(before[1], layer))
-            _replace(layers, path, nn.Identity())
+        elif isinstance(layer, NORMS) and before is not None and isinstance(before[1], WEIGHTED):
+            put(layers, before[0], _fused(before[1], layer))
+            put(layers, path, nn.Identity())
             found.folded[path] = before[0]
         before = path, layer
 
@@ -304,9 +289,9 @@ def _fold_in_graph(holder: fx.GraphModule, path: str, found: Findings) -> None:
         if node.op != "call_module" or not isinstance(source, fx.Node) or source.op != "call_module":
             continue
         norm, layer = holder.get_submodule(str(node.target)), holder.get_submodule(str(source.target))
-        if isinstance(norm, _NORMS) and isinstance(layer, _FOLDS) and len(source.users) == 1:
-            _replace(holder, str(source.target), _fused(layer, norm))
-            found.folded[_joined(path, str(node.target))] = _joined(path, str(source.target))
+        if isinstance(norm, NORMS) and isinstance(layer, WEIGHTED) and len(source.users) == 1:
+            put(holder, str(source.target), _fused(layer, norm))
+            found.folded[joined(path, str(node.target))] = joined(path, str(source.target))
             node.replace_all_uses_with(source)
             holder.graph.erase_node(node)
     holder.delete_all_unused_submodules()
@@ -325,7 +310,7 @@ def _check(layers: nn.Module, found: Findings, max_pool: str, analog: bool) -> N
         if isinstance(layer, fx.GraphModule):
             analog = False
             parts = [
-                (_joined(path, str(node.target)), layer.get_submodule(str(node.target)))
+                (joined(path, str(node.target)), layer.get_submodule(str(node.target)))
                 for node in layer.graph.nodes
                 if node.op == "call_module"
             ]
@@ -351,12 +336,3 @@ def _remedy(layer: nn.Module) -> str:
         if isinstance(layer, kinds):
             return remedy
     return "build the network of linear layers, batch norm, average pooling and ReLU"
-
-
-def _joined(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _replace(owner: nn.Module, path: str, layer: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(owner.get_submodule(parent), name, layer)

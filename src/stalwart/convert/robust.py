@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from stalwart.convert.activity import caught, neurons_at, order_statistic, thinned
 from stalwart.convert.method import Method, positive
+from stalwart.core.layers import NORMS
 from stalwart.core.numbers import Number, require
 from stalwart.spiking import LIF, SpikingNetwork, set_steps
 from stalwart.spiking.surrogates import Triangle
 
 _FLOOR = 0.03
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Robust(Method):
     @torch.no_grad()
     def settle(self, network: SpikingNetwork, plain: nn.Module, paths: list[str], x: Tensor) -> None:
         """Balance the layers in order, and clear the statistics of batch norm."""
-        norms = [layer for layer in network.layers.modules() if isinstance(layer, _NORMS)]
+        norms = [layer for layer in network.layers.modules() if isinstance(layer, NORMS)]
         deployed = network.steps
         parts = x[: self.batches * self.batch].split(self.batch)
         set_steps(network, self.balancing_steps)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stalwart.convert.prepare import ACTIVATIONS, in_order, prepare
+from stalwart.convert.prepare import ACTIVATIONS, prepare
 from stalwart.convert.rate import Rate
 from stalwart.core.errors import InputError
+from stalwart.core.layers import in_order
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import generator
 from stalwart.spiking import LIF, Direct, InTime, SpikingNetwork

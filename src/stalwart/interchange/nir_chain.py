@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from stalwart.core.errors import InputError
-from stalwart.interchange.nir_parts import Factor, Fires, Flat, Part, Scale, SumPool, Weights, in_order
+from stalwart.core.layers import in_order
+from stalwart.interchange.nir_parts import Factor, Fires, Flat, Part, Scale, SumPool, Weights
 from stalwart.spiking import LIF, Direct, InTime, SharedDropout, SpikingNetwork
 from stalwart.spiking.recurrent import RecurrentLIF
 

@@ -1,6 +1,5 @@
 """The parts that a NIR graph is a chain of, before they are nodes, and stacks of layers in order."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -109,14 +108,3 @@ class Fires:
 
 
 Part = Weights | SumPool | Flat | Factor | Fires
-
-
-def in_order(layers: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the parts of nested stacks in order, by module path."""
-    plain = isinstance(layers, nn.Sequential) and type(layers).forward is nn.Sequential.forward
-    if plain or getattr(layers, "is_stack", False):
-        for name, layer in layers._modules.items():
-            assert layer is not None
-            yield from in_order(layer, f"{path}.{name}" if path else name)
-    else:
-        yield path, layers

@@ -2,39 +2,42 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from stalwart.convert import Comparison, compare
-from stalwart.convert.pipeline import Converted, rebuilt
+from stalwart.convert.method import Method
+from stalwart.convert.pipeline import INPUTS, rebuilt, settled
 from stalwart.core.files import write_text
 from stalwart.core.modes import evaluating
 from stalwart.data import Data
 from stalwart.recipes.schema import ConversionSection
 from stalwart.spiking import SpikingNetwork
 
-_CALIBRATED, _COMPARED = 1024, 512
-"""Training inputs that conversion looks at, and held-out ones that its result is compared on."""
+COMPARED = 512
+"""Held-out inputs that a conversion's result is compared on."""
 
 
-def structure(section: ConversionSection, network: nn.Module, x: Tensor) -> Converted:
+def structure(section: ConversionSection, network: nn.Module, x: Tensor) -> SpikingNetwork:
     """Return the spiking copy of a network before its numbers are found."""
-    return rebuilt(network, x, section.steps, section.encoder.model_dump(), section.chosen, section.max_pool)
+    return rebuilt(network, x, *_how(section)).network
 
 
 def converted(section: ConversionSection, network: nn.Module, data: Data) -> SpikingNetwork:
     """Return the spiking copy of a trained network, its numbers found on training data."""
-    x, _ = data.train.batch(slice(0, _CALIBRATED))
-    made = structure(section, network, x)
-    with evaluating(made.plain), evaluating(made.network):
-        section.chosen.settle(made.network, made.plain, list(made.findings.activations), x)
-    return made.network
+    x, _ = data.train.batch(slice(0, INPUTS))
+    return settled(network, x, *_how(section))
+
+
+def _how(section: ConversionSection) -> tuple[int, dict[str, Any], Method, str]:
+    return section.steps, section.encoder.model_dump(), section.chosen, section.max_pool
 
 
 def comparison(before: nn.Module, network: SpikingNetwork, data: Data) -> Comparison:
     """Compare both networks on held-out data, or on training data where none is held out."""
     part = data.validation if len(data.validation) else data.train
-    x, y = part.take(_COMPARED).batch(slice(None))
+    x, y = part.take(COMPARED).batch(slice(None))
     with evaluating(before), evaluating(network):
         return compare(before, network, x, y)
 

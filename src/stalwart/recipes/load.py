@@ -35,8 +35,8 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     values = _read(source)
     _require_mapping(values, source)
-    for override in overrides:
-        _apply(values, override)
+    for word in overrides:
+        override(values, word)
     return parse_recipe(values, source)
 
 
@@ -89,24 +89,29 @@ def _require_mapping(values: Any, source: str) -> None:
         raise UsageError(f"recipe {source} must be a YAML mapping with the keys {', '.join(Recipe.model_fields)}.")
 
 
-def _apply(values: Any, override: str) -> None:
-    key, equals, text = override.partition("=")
+def override(values: Any, word: str) -> None:
+    """Set one key of nested mappings, in place, by a word such as ``training.epochs=5``.
+
+    Raises:
+        UsageError: it is no such word, its value is not YAML, or there is nothing to set below a key.
+    """
+    key, equals, text = word.partition("=")
     if not equals or not key:
-        raise UsageError(f"'{override}' is not an override; write key=value, such as training.epochs=5.")
+        raise UsageError(f"'{word}' is not an override; write key=value, such as training.epochs=5.")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UsageError(f"override '{override}': {text!r} is not a YAML value.") from None
+        raise UsageError(f"override '{word}': {text!r} is not a YAML value.") from None
     *parents, last = key.split(".")
     at = values
     for parent in parents:
         if not isinstance(at, dict):
-            raise UsageError(f"override '{override}': there is nothing below '{parent}'.")
+            raise UsageError(f"override '{word}': there is nothing below '{parent}'.")
         at = at.setdefault(parent, {})
         if at is None:
-            raise UsageError(f"override '{override}': '{parent}' is null; set it as a whole.")
+            raise UsageError(f"override '{word}': '{parent}' is null; set it as a whole.")
     if not isinstance(at, dict):
-        raise UsageError(f"override '{override}': '{'.'.join(parents)}' is a plain value and has no keys.")
+        raise UsageError(f"override '{word}': '{'.'.join(parents)}' is a plain value and has no keys.")
     at[last] = value
 
 

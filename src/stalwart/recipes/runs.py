@@ -63,7 +63,7 @@ def make_model(recipe: Recipe, data: Data) -> nn.Module:
     if recipe.conversion is None:
         return model
     x, _ = data.train.batch(slice(0, 1))
-    return structure(recipe.conversion, model, x).network
+    return structure(recipe.conversion, model, x)
 
 
 def make_network(recipe: Recipe, data: Data) -> nn.Module:

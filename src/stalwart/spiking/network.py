@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stalwart.core.errors import InputError
+from stalwart.core.layers import put
 from stalwart.core.layout import channels_last
 from stalwart.core.modes import is_stepwise
 from stalwart.core.numbers import require
@@ -295,8 +296,7 @@ def with_neurons(layers: nn.Module, steps: int, neuron: Callable[[str], Neurons]
             made = SharedDropout(module.p, steps)
         else:
             continue
-        owner, _, name = path.rpartition(".")
-        setattr(layers.get_submodule(owner), name, made)
+        put(layers, path, made)
     if not found:
         raise InputError("no ReLU module to put neurons in the place of; a spiking network needs one at least.")
     return layers

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.errors import InputError
+from stalwart.core.layers import put
 from stalwart.core.numbers import Number, require
 
 _LEAST_HEIGHT = 1e-3
@@ -83,6 +84,5 @@ class Quantise:
         if not found:
             raise InputError("no ReLU module to quantise; choose an architecture of ReLUs.")
         for path in found:
-            owner, _, name = path.rpartition(".")
-            setattr(backbone.get_submodule(owner), name, QCFS(self.levels, self.height))
+            put(backbone, path, QCFS(self.levels, self.height))
         return backbone
