@@ -65,7 +65,7 @@ class PooledCNN:
 
 @dataclasses.dataclass(frozen=True)
 class BuchelCNN:
-    """Two 4x4 convolutions of 64 channels, each with ReLU and 2x2 max pooling, and two linear layers, ReLU after both.
+    """Two 4x4 convolutions, each with ReLU and 2x2 max pooling, and two linear layers, ReLU after both.
 
     The first convolution keeps the size of the image; its even kernel pads one row before and two after. With 28x28 pixels the
     linear layers are 1600-256-64-K wide, half a million parameters in all. Initial weights are Glorot's, uniform, and biases 0;
@@ -73,21 +73,24 @@ class BuchelCNN:
     Source: Büchel, Faber, Muir, ICLR 2022 (arXiv 2106.05009), appendix, network for Fashion-MNIST.
 
     Args:
-        hidden: width of the first linear layer.
+        channels: of the two convolutions.
+        hidden: width of the first linear layer; null for one layer less.
         features: D, the width of the features.
     """
 
-    hidden: int = 256
+    channels: tuple[int, int] = (64, 64)
+    hidden: int | None = 256
     features: int = 64
 
     def build(self, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
         """Return the backbone [B, C, H, W] -> [B, D] and D; UsageError for images below 10x10."""
         stack = Stack("buchel-cnn", shape)
         stack.pad(1, 2)
-        for _ in range(2):
-            stack.conv(64, 4)
+        for width in self.channels:
+            stack.conv(width, 4)
             stack.pool(nn.MaxPool2d)
-        stack.dense(self.hidden)
+        if self.hidden is not None:
+            stack.dense(self.hidden)
         stack.dense(self.features)
         backbone, width = stack.done()
         for layer in backbone.modules():
