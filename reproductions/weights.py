@@ -4,9 +4,9 @@
 
 Fashion-MNIST. "cnn" is a small convolutional network and "rlif" a recurrent spiking one that reads an image row by row, both on
 10,000 training images; "paper" is the published network of half a million weights, trained for less time than published. Each
-is trained plainly (standard), against an adversary on its weights (beta), under random noise on them (FN), and both (FN+beta); the
-small ones also with clipped weights (clip). Then come chips with mismatch, the worst weights nearby, flipped bits, and a day of
-phase-change memory, on 2,000 test images, and with three seeds the checks. Finished runs and figures are kept.
+is trained plainly (standard), against an adversary on its weights (beta), under random noise on them (FN), and both (FN+beta);
+the small ones also with clipped weights (clip). Then come chips with mismatch, the worst weights nearby, flipped bits, and a
+day of phase-change memory, on 2,000 test images, and the checks. Finished runs and figures are kept.
 """
 
 import argparse

@@ -13,6 +13,7 @@ RECIPES = (
     "digits-fgsm-rs",
     "digits-pgd-at",
     "digits-trades",
+    "digits-weight-kl",
     "digits-ibp",
     "digits-spiking",
     "digits-robust-snn",

@@ -130,6 +130,9 @@ def evaluate(
     certify: Annotated[
         str | None, typer.Option("--certify", help="Certify by these methods, such as ibp,crown-ibp; or none.")
     ] = None,
+    chips: Annotated[
+        int | None, typer.Option("--chips", min=0, help="Chips of each imperfect processor; of suite hardware 25.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     out: Out = None,
     device: Device = None,
@@ -149,6 +152,7 @@ def evaluate(
         "curve": curve.split(",") if curve else None,
         "samples": samples,
         "rule": rule,
+        "chips": chips,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     if certify is not None:

@@ -5,27 +5,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pydantic
 import torch
 from torch import Tensor, nn
 
-from stalwart.attacks import attack
 from stalwart.core.errors import StalwartError
 from stalwart.core.modes import evaluating
 from stalwart.core.noise import noise
 from stalwart.core.progress import Advance, silent
 from stalwart.core.random import derive
+from stalwart.evaluation.landscape import Landscape, landscape
 from stalwart.evaluation.results import Record
+from stalwart.evaluation.weight_boxes import CertifiedWeights, WorstWeights, certified_weights, worst_weights
 from stalwart.hardware import PCM, BitFlips, Hardware, Mismatch, OutputNoise, Quantise, StuckAt, accuracies, summarise
 from stalwart.hardware.names import choose
-from stalwart.sets import RelativeBox
 
-CHIPS = 25
-"""Chips of each device; 100 for publication."""
 WITHIN = 0.02
 """How far below the network itself the worst chip may be where a level counts as safe."""
 _YEAR = 365 * 24 * 3600.0
 _TIMES = {"25 s": 25.0, "1 h": 3600.0, "1 day": 24 * 3600.0, "30 days": 30 * 24 * 3600.0, "1 year": _YEAR}
 _FRACTIONS = (0.01, 0.05, 0.1)
+_PROVEN = (1e-4, 5e-4, 1e-3, 5e-3, 1e-2)
 _SENSITIVE, _FEW = 0.3, 5
 _BATCH = 250
 
@@ -40,6 +40,7 @@ class ChipsRow(Record):
         chips: how many; 1 where a device is the same on each.
         mean, std, minimum, fifth: over the chips; fifth is the 5th percentile.
         interval: 95 % of the mean, by bootstrap.
+        accuracies: of each chip.
         refused: why there are no figures; empty where there are.
     """
 
@@ -52,15 +53,8 @@ class ChipsRow(Record):
     minimum: float = 0.0
     fifth: float = 0.0
     interval: tuple[float, float] = (0.0, 0.0)
+    accuracies: list[float] = pydantic.Field(default_factory=list)
     refused: str = ""
-
-
-class WorstWeights(Record):
-    """Accuracy at the worst weights that an attack found in a box, and at the worst of some random corners of it."""
-
-    fraction: float
-    attacked: float
-    corner: float
 
 
 class Layer(Record):
@@ -80,6 +74,8 @@ class HardwareResult(Record):
         worst: at the worst weights nearby.
         layers: the most sensitive first, under mismatch of 30 %.
         safe: by block, the largest level up to which the worst chip stays within two points; None where none does.
+        certified: what is proven of boxes of weights.
+        landscape: how steep the loss is around the weights.
     """
 
     samples: int
@@ -88,6 +84,8 @@ class HardwareResult(Record):
     worst: list[WorstWeights]
     layers: list[Layer]
     safe: dict[str, float | None]
+    certified: list[CertifiedWeights] = pydantic.Field(default_factory=list)
+    landscape: Landscape | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def sweep() -> Iterator[_Level]:
 
 def steps() -> int:
     """Return how many steps :func:`measure` reports to ``advance``."""
-    return sum(1 for _ in sweep()) + len(_FRACTIONS) + 1
+    return sum(1 for _ in sweep()) + len(_FRACTIONS) + 3
 
 
 def measure(
@@ -127,7 +125,7 @@ def measure(
     x: Tensor,
     y: Tensor,
     seed: int = 0,
-    chips: int = CHIPS,
+    chips: int = 25,
     advance: Advance = silent,
     kept: Path | None = None,
 ) -> HardwareResult:
@@ -138,7 +136,7 @@ def measure(
         x: inputs [N, ...].
         y: labels [N].
         seed: of the chips.
-        chips: of each device.
+        chips: of each device; 100 for publication.
         advance: called with the number of steps done.
         kept: a folder for accuracies of chips, so that a killed measurement goes on.
     """
@@ -150,13 +148,24 @@ def measure(
         advance(done, rows[-1].device)
     worst = []
     for fraction in _FRACTIONS:
-        worst.append(_worst(model, x, y, fraction, seed))
+        worst.append(worst_weights(model, x, y, fraction, seed))
         done += 1
         advance(done, f"worst weights within {fraction:g}")
+    certified = [certified_weights(model, x, y, fraction) for fraction in _PROVEN]
+    advance(done + 1, "proofs for boxes of weights")
+    steep = landscape(model, x, y, seed=derive(seed, "landscape"))
+    advance(done + 2, "slope of the loss")
     layers = _layers(model, x, y, seed)
-    advance(done + 1, "layers")
+    advance(done + 3, "layers")
     return HardwareResult(
-        samples=len(x), baseline=baseline, rows=rows, worst=worst, layers=layers, safe=_safe(rows, baseline)
+        samples=len(x),
+        baseline=baseline,
+        rows=rows,
+        worst=worst,
+        layers=layers,
+        safe=_safe(rows, baseline),
+        certified=certified,
+        landscape=steep,
     )
 
 
@@ -187,16 +196,8 @@ def _row(
         minimum=s.minimum,
         fifth=s.low,
         interval=s.interval,
+        accuracies=found.tolist(),
     )
-
-
-def _worst(model: nn.Module, x: Tensor, y: Tensor, fraction: float, seed: int) -> WorstWeights:
-    box = RelativeBox(fraction)
-    left = []
-    for name, options in (("weight-pgd", {"steps": 10, "loss": "ce"}), ("weight-corner", {})):
-        found = attack(name, **options)(model, x, y, within=box, seed=derive(seed, name))
-        left.append(1 - float(found.success.float().mean()))
-    return WorstWeights(fraction=fraction, attacked=left[0], corner=left[1])
 
 
 def _layers(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> list[Layer]:

@@ -57,12 +57,14 @@ class Suite:
 
     "pgd-softmax" attacks the averaged softmax, so that the rule which decides by it meets an attack of its own.
     The diagnostics read some entries by name: "noise", "fgsm", "pgd-ce" (the reference), "pgd-ce-long" (more steps), and
-    every entry of kind "transfer".
+    every entry of kind "transfer". Afterwards ``chips`` of each device of :mod:`stalwart.evaluation.hardware` are measured, by
+    default none.
     """
 
     name: str
     entries: tuple[Entry, ...]
     randomised: tuple[Entry, ...]
+    chips: int = 0
 
     def fitting(self, model: nn.Module, randomised: bool, within: ThreatSet, origin: bool = False) -> tuple[Entry, ...]:
         """Return the entries that are made for a model and a threat set.
@@ -185,7 +187,7 @@ from the network before the conversion, and a search without gradients; the cost
 Source: Özdenizci and Legenstein, TMLR 2024 (arXiv 2311.09266), section 4.
 """
 
-HARDWARE = Suite("hardware", QUICK.entries, QUICK.randomised)
+HARDWARE = Suite("hardware", QUICK.entries, QUICK.randomised, chips=25)
 """The attacks of ``quick``, and then what imperfect processors leave: :func:`stalwart.evaluation.hardware.measure`."""
 
 SUITES: dict[str, str] = {

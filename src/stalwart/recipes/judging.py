@@ -17,6 +17,7 @@ from stalwart.data import Data
 from stalwart.evaluation import Samples, evaluate, steps_of
 from stalwart.evaluation.hardware import HardwareResult, measure
 from stalwart.evaluation.hardware import steps as hardware_steps
+from stalwart.evaluation.suites import suite
 from stalwart.recipes.runs import Source, load_run
 from stalwart.recipes.schema import EvaluationSection, Recipe
 from stalwart.report import (
@@ -76,9 +77,10 @@ def evaluate_model(
             out / "attacks",
         )
     hardware: HardwareResult | None = None
-    if section.suite == "hardware":
+    chips = suite(section.suite).chips if section.chips is None else section.chips
+    if chips:
         with progress(f"chips of {name}", hardware_steps()) as advance:
-            hardware = measure(model, x, y, seed, advance=advance, kept=out / "chips")
+            hardware = measure(model, x, y, seed, chips, advance, out / "chips")
         shutil.rmtree(out / "chips", ignore_errors=True)
     certificates: Certificates | None = None
     if section.certify is not None:

@@ -138,6 +138,7 @@ class EvaluationSection(Settings):
         rule: decision rule of a randomised model for the headline numbers.
         curve: further radii for the accuracy curve.
         certify: how it is certified; not at all by default.
+        chips: of each imperfect processor; by default what the suite measures, 25 of "hardware" and none of others.
     """
 
     suite: str = "standard"
@@ -147,6 +148,7 @@ class EvaluationSection(Settings):
     rule: Literal["single", "mean-softmax", "mean-network"] = "single"
     curve: tuple[Annotated[Number, pydantic.Field(ge=0)], ...] = ()
     certify: CertifySection | None = None
+    chips: int | None = pydantic.Field(None, ge=0)
 
 
 class Recipe(Settings):

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from stalwart.evaluation.results import AttackRow, Evaluation, Flag, Picture, Rate
-from stalwart.report import plots, proof_plots, spike_plots, wording
+from stalwart.report import chip_plots, plots, proof_plots, spike_plots, wording
 from stalwart.report.certificates import Certificates
 from stalwart.report.schema import Report, RunReport
 
@@ -47,6 +47,7 @@ class RunView:
     neurons: Markup
     states: list[str]
     spikes: list[tuple[Markup, str]]
+    chips: list[tuple[Markup, str]]
 
     @property
     def evaluation(self) -> Evaluation:
@@ -138,6 +139,7 @@ def _view(index: int, run: RunReport) -> RunView:
         neurons=Markup(proof_plots.neuron_bars(f"{anchor}-neurons", layers)) if layers else Markup(),
         states=[state for state in proof_plots.STATE_TONES if any(state in layer.shares for layer in layers)],
         spikes=_spike_figures(anchor, index, run),
+        chips=_chip_figures(anchor, index, run),
     )
 
 
@@ -157,6 +159,27 @@ def _spike_figures(anchor: str, style: int, run: RunReport) -> list[tuple[Markup
         curves = f"Membranes before a spike resets them, of {len(trace.membranes)} of these neurons."
         figures.append((spike_plots.membranes(f"{anchor}-membranes-{number}", spikes.steps, trace), curves))
     return [(Markup(svg), caption) for svg, caption in figures]
+
+
+def _chip_figures(anchor: str, style: int, run: RunReport) -> list[tuple[Markup, str]]:
+    """Return figures of imperfect processors with their captions."""
+    found = run.hardware
+    if found is None:
+        return []
+    figures = [
+        (
+            chip_plots.violins(f"{anchor}-mismatch", style, found),
+            "Chips with mismatch: spread, mean, and the worst chip.",
+        ),
+        (
+            chip_plots.drift(f"{anchor}-drift", style, found),
+            "Phase-change memory: mean and extremes of chips, with the global compensation of drift, and dashed without.",
+        ),
+    ]
+    if found.landscape is not None:
+        around = chip_plots.around(f"{anchor}-landscape", style, found.landscape)
+        figures.append((around, "The loss where all weights move along a random direction."))
+    return [(Markup(svg), caption) for svg, caption in figures if svg]
 
 
 def _groups(views: list[RunView]) -> list[Group]:

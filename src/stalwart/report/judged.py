@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.errors import InputError
+from stalwart.core.numbers import require
 from stalwart.core.progress import progress
 from stalwart.data import Split
 from stalwart.evaluation import evaluate as run_suite
 from stalwart.evaluation import steps_of
+from stalwart.evaluation.hardware import measure, steps
+from stalwart.evaluation.suites import suite as find_suite
 from stalwart.report.certificates import certify as certify_samples
 from stalwart.report.environment import environment
 from stalwart.report.schema import Report, RunReport
@@ -32,6 +35,7 @@ def evaluate(
     show_progress: bool = False,
     certify: Sequence[str] = (),
     strategy: str = "adaptive",
+    chips: int | None = None,
 ) -> Report:
     """Attack ``model`` with a whole suite, certify it if asked to, and return the report.
 
@@ -39,7 +43,7 @@ def evaluate(
         model: maps [B, ...] to logits [B, K], deterministic or not; left exactly as it was.
         data: inputs [N, ...] in data units with labels [N], as a pair of tensors, a split, or batches from a loader.
         within: the threat set, with one radius for all samples.
-        suite: "quick", "standard" or "stochastic".
+        suite: "quick", "standard", "hardware" or another that `stalwart list suites` shows.
         seed: root of all randomness.
         rule: decision rule of a randomised model behind the headline numbers.
         curve: further radii for the accuracy curve.
@@ -47,6 +51,7 @@ def evaluate(
         show_progress: show a progress bar.
         certify: bounding methods, and perhaps "branch-and-bound", to prove robustness by, on all the data.
         strategy: lines of piecewise-linear functions in bounds, "tight" for certifiably trained networks.
+        chips: of each imperfect processor; by default what the suite measures, 25 of "hardware" and none of others.
 
     Raises:
         InputError: no data, NaN, values out of range, wrong shapes, labels that do not exist.
@@ -64,6 +69,12 @@ def evaluate(
     total = steps_of(suite, model, curve, within)
     with progress(f"evaluating {name}", total, show_progress) as advance:
         evaluation, table = run_suite(model, x, y, within, suite, seed, rule, curve, advance=advance)
+    count = find_suite(suite).chips if chips is None else chips
+    require(count >= 0, f"chips must be at least 0, got {count}.")
+    hardware = None
+    if count:
+        with progress(f"chips of {name}", steps(), show_progress) as advance:
+            hardware = measure(model, x, y, seed, count, advance)
     certificates = None
     if certify:
         certificates = certify_samples(model, x, y, within, evaluation, table, certify, strategy, seed=seed)
@@ -72,6 +83,7 @@ def evaluate(
         evaluation=evaluation,
         environment=environment(),
         certificates=certificates,
+        hardware=hardware,
         spikes=watch_spikes(model, x, y, seed, within if suite == "spiking" else None),
     )
     return Report(runs=[run], title=f"Robustness of {name}")
