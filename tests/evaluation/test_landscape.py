@@ -1,5 +1,6 @@
 """The loss along random directions: a network whose loss is known by hand, and that nothing is left behind."""
 
+import itertools
 import math
 
 import pytest
@@ -28,7 +29,7 @@ def test_the_loss_is_that_of_the_moved_weights():
         # The second weight is 0 and cannot move.
         expected = [math.log1p(math.exp(-3 * (1 + 0.2 * at * draw))) for at in found.distances]
         assert losses == pytest.approx(expected, rel=1e-5)
-        slopes += [abs(b - a) for a, b in zip(expected, expected[1:], strict=False)]
+        slopes += [abs(b - a) for a, b in itertools.pairwise(expected)]
     assert found.slope == pytest.approx(sum(slopes) / len(slopes), rel=1e-5)
 
 

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stalwart.evaluation.hardware import ChipsRow, HardwareResult, Layer
+from stalwart.evaluation.landscape import Landscape
 from stalwart.evaluation.results import Picture
+from stalwart.evaluation.weight_boxes import CertifiedWeights
 from stalwart.report import Report, RunReport, plots
 from stalwart.report.html import render
 from stalwart.report.wording import duration, percent, quantity, radius
@@ -224,3 +227,56 @@ def test_durations_and_quantities():
         "True",
         "pgd",
     ]
+
+
+def hardware() -> HardwareResult:
+    def chips(block, level, *values, refused=""):
+        return ChipsRow(
+            block=block, device="a <b> device", level=level, chips=len(values), mean=sum(values) / max(1, len(values)),
+            minimum=min(values, default=0), accuracies=list(values), refused=refused,
+        )  # fmt: skip
+
+    return HardwareResult(
+        samples=100,
+        baseline=0.9,
+        rows=[
+            chips("mismatch", 0.1, 0.89, 0.9, 0.87),
+            chips("mismatch", 0.3, 0.7, 0.7, 0.7),
+            chips("phase-change memory, compensated", 25.0, 0.9, 0.88),
+            chips("phase-change memory, compensated", 86400.0, 0.8, 0.82),
+            chips("phase-change memory, raw", 25.0, refused="cells of <i>one</i> kind"),
+        ],
+        worst=[],
+        layers=[Layer(parameter="0.weight", mean=0.66)],
+        safe={"mismatch": 0.1, "phase-change memory, raw": None},
+        certified=[
+            CertifiedWeights(fraction=1e-4, certified=0.75),
+            CertifiedWeights(fraction=1e-2, refused="no rule for 'x'"),
+        ],
+        landscape=Landscape(level=0.2, distances=[-1.0, 0.0, 1.0], losses=[[0.5, 0.3, 0.6]], slope=0.25),
+    )
+
+
+def test_hardware_is_shown_with_its_figures(full):
+    run = full.runs[0].model_copy(update={"hardware": hardware()})
+    page = Page(render(Report(runs=[run], title="chips")))
+    for words in (
+        "refused: cells of <i>one</i> kind",
+        "proven for all weights within 0.01 %",
+        "refused: no rule for 'x'",
+        "accuracy where 0.weight alone has mismatch of 30 %",
+        "slope of the loss around the weights",
+        "worst chip within 2 points, phase-change memory, raw, up to no level",
+        "Chips with mismatch: spread",
+        "Phase-change memory: mean and extremes",
+        "a random direction",
+    ):
+        assert words in page.text, words
+    figures = page.values("aria-label")
+    assert sum("hips" in label or "random directions" in label for label in figures) >= 3
+
+
+def test_chips_without_mismatch_or_memory_leave_their_figures_out(full):
+    empty = hardware().model_copy(update={"rows": [], "landscape": None})
+    run = full.runs[0].model_copy(update={"hardware": empty})
+    assert "Chips with mismatch: spread" not in Page(render(Report(runs=[run], title="chips"))).text
