@@ -54,7 +54,7 @@ class ABCD(Wrapped):
         slopes = mean_slopes_of(aside_of(self, model, x, x_adv, y), still)
         source = moment.generator(x, "abcd", moment.part)
         climbs = {name: uniform(w.shape, source, w, batch_axis=None) < self.share for name, w in still.items()}
-        moment.kept["abcd"] = shifts = {name: self.climb * climbs[name] * slopes[name] for name in still}
+        moment.kept["abcd"] = shifts = {name: self.climb * (climbs[name] * slopes[name]) for name in still}
         ends = {name: torch.where(climbs[name], still[name] + shifts[name], weight) for name, weight in weights.items()}
         loss, logits = self.combine(lambda z: run_with(model, ends, z), x, x_adv, y)
         return loss + self.penalty(model), logits
