@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from stalwart import hardware, spiking, stochastic
-from stalwart.attacks import attack
+from stalwart.attacks import BitBudget, attack
 from stalwart.bounds import bound, margin_bound
 from stalwart.certify.verify import Verdict, verify
 from stalwart.core.errors import StalwartError
@@ -20,6 +20,7 @@ __all__ = [
     "L0",
     "L1",
     "L2",
+    "BitBudget",
     "Box",
     "Events",
     "Linf",

@@ -3,15 +3,18 @@
 from typing import Any, Literal, overload
 
 from stalwart.attacks.base import Attack, AttackResult, Cost
+from stalwart.attacks.bit_budget import BitBudget
 from stalwart.attacks.table import ATTACKS
 from stalwart.attacks.weight_base import WeightAttack, WeightAttackResult
 from stalwart.core.registry import build
 
-__all__ = ["ATTACKS", "Attack", "AttackResult", "Cost", "WeightAttack", "WeightAttackResult", "attack"]
+__all__ = ["ATTACKS", "Attack", "AttackResult", "BitBudget", "Cost", "WeightAttack", "WeightAttackResult", "attack"]
 
 
 @overload
-def attack(name: Literal["weight-amp", "weight-corner", "weight-pgd"], **options: Any) -> WeightAttack: ...
+def attack(
+    name: Literal["weight-amp", "weight-bitflip", "weight-corner", "weight-pgd"], **options: Any
+) -> WeightAttack: ...
 
 
 @overload

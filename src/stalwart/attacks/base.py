@@ -9,6 +9,7 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
+from stalwart.attacks.bit_budget import BitBudget
 from stalwart.attacks.fast_gradients import FastGradients
 from stalwart.attacks.guard import undisturbed
 from stalwart.attacks.layout import fitting_batch
@@ -111,7 +112,7 @@ class Attack(Gradients):
         model: nn.Module,
         x: Tensor,
         y: Tensor,
-        within: ThreatSet | RelativeBox,
+        within: ThreatSet | RelativeBox | BitBudget,
         seed: int = 0,
         batch_size: int | None = None,
     ) -> AttackResult:
@@ -131,7 +132,7 @@ class Attack(Gradients):
             InputError: NaN, values out of range, wrong shapes, labels that do not exist, a model that is not one.
             UsageError: a batch size below 1, or a set of weights instead of inputs.
         """
-        if isinstance(within, RelativeBox):
+        if isinstance(within, RelativeBox | BitBudget):
             raise UsageError(
                 f"{type(self).__name__} attacks inputs, but {within.describe()} is a set of weights; take an attack such as "
                 "'weight-pgd', or a set of inputs such as Linf(eps)."

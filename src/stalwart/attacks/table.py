@@ -12,6 +12,7 @@ ATTACKS: dict[str, str] = {
     "surrogate-ensemble": "stalwart.attacks.surrogate_ensemble:SurrogateEnsemble",
     "transfer": "stalwart.attacks.transfer:Transfer",
     "weight-amp": "stalwart.attacks.weight_amp:WeightAMP",
+    "weight-bitflip": "stalwart.attacks.weight_bitflip:WeightBitFlip",
     "weight-corner": "stalwart.attacks.weight_corner:WeightCorner",
     "weight-pgd": "stalwart.attacks.weight_pgd:WeightPGD",
 }

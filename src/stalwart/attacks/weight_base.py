@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from stalwart.attacks.ascent import TRUSTED_DRAWS
 from stalwart.attacks.base import Cost, Gradients
+from stalwart.attacks.bit_budget import BitBudget
 from stalwart.attacks.guard import undisturbed
 from stalwart.attacks.layout import fitting_batch
 from stalwart.attacks.losses import margin
@@ -56,12 +58,15 @@ class WeightAttack(Gradients):
     """Base record of all attacks on weights: max over theta' in the set of the mean of loss(f(x; theta'), y).
 
     Attributes:
+        sets: the kinds of sets of weights that it works in.
         loss: "ce", the cross entropy, or "kl", the divergence KL(p(x; theta) || p(x; theta')) from the clean prediction.
     """
 
+    sets: ClassVar[tuple[type, ...]] = (RelativeBox,)
+
     loss: WeightLoss = "ce"
 
-    def search(self, oracle: WeightOracle, within: RelativeBox, seed: int) -> Iterator[Candidate]:
+    def search(self, oracle: WeightOracle, within: Any, seed: int) -> Iterator[Candidate]:
         """Yield candidates; the shell keeps the worst, and of a randomised model whose losses are noisy the last."""
         raise NotImplementedError
 
@@ -70,7 +75,7 @@ class WeightAttack(Gradients):
         model: nn.Module,
         x: Tensor,
         y: Tensor,
-        within: RelativeBox | ThreatSet,
+        within: RelativeBox | BitBudget | ThreatSet,
         seed: int = 0,
         batch_size: int | None = None,
     ) -> WeightAttackResult:
@@ -88,12 +93,17 @@ class WeightAttack(Gradients):
 
         Raises:
             InputError: NaN, wrong shapes, labels that do not exist, a model that is not one.
-            UsageError: a batch size below 1, a set of inputs instead of weights, or a set that chooses no weights.
+            UsageError: a batch size below 1, a set of inputs or another set of weights, or one that chooses no weights.
         """
+        fitting = "BitBudget(8)" if BitBudget in self.sets else "RelativeBox(0.1)"
         if isinstance(within, ThreatSet):
             raise UsageError(
                 f"{type(self).__name__} attacks weights, but {within.describe()} is a set of inputs; take an attack such as "
-                "'pgd', or a set of weights such as RelativeBox(0.1)."
+                f"'pgd', or a set of weights such as {fitting}."
+            )
+        if not isinstance(within, self.sets):
+            raise UsageError(
+                f"{type(self).__name__} does not work in {within.describe()}; give a set such as {fitting}."
             )
         check_images(x, -math.inf, math.inf, "inputs")
         check_labels(y, len(x))
@@ -116,7 +126,7 @@ class WeightAttack(Gradients):
             Cost(torch.full_like(y, oracle.forwards), torch.full_like(y, oracle.backwards)),
         )
 
-    def _worst(self, oracle: WeightOracle, within: RelativeBox, seed: int) -> dict[str, Tensor]:
+    def _worst(self, oracle: WeightOracle, within: RelativeBox | BitBudget, seed: int) -> dict[str, Tensor]:
         trusted = not oracle.randomised or self.eot >= TRUSTED_DRAWS
         worst, found = -math.inf, dict(oracle.params)
         for value, moved in self.search(oracle, within, seed):

@@ -73,6 +73,20 @@ def choose(params: Mapping[str, Tensor], only: str | tuple[str, ...], biases: bo
     return chosen
 
 
+def chosen_parameters(model: nn.Module, only: str | tuple[str, ...], biases: bool) -> dict[str, nn.Parameter]:
+    """Return the model's own parameters that a fault with these choices acts on, tied ones once; see :func:`choose`.
+
+    Raises:
+        UsageError, InputError: as :func:`offered` and :func:`choose`; or only buffers are chosen.
+    """
+    there = {name: getattr(module, slot) for name, (module, slot) in offered(model).items()}
+    wanted = {id(there[name]) for name in choose(there, only, biases)}
+    found = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in wanted}
+    if not found:
+        raise UsageError(f"{only!r} names buffers alone; name parameters. There is: {_listing(list(there))}.")
+    return found
+
+
 def change(
     params: Mapping[str, Tensor], names: list[str], source: torch.Generator, perturb: Callable[..., Tensor]
 ) -> dict[str, Tensor]:

@@ -6,16 +6,17 @@ import math
 from torch import nn
 
 from stalwart.core.layers import WEIGHTED
-from stalwart.models.stack import Stack
+from stalwart.models.stack import DenseDropout, Stack
 
 
 @dataclasses.dataclass(frozen=True)
-class SmallCNN:
+class SmallCNN(DenseDropout):
     """Two 5x5 convolutions of stride 2 (16 and 32 channels) and two linear layers, ReLU after all.
 
     Args:
         hidden: width of the first linear layer.
         features: D, the width of the features.
+        dropout: as :class:`stalwart.models.stack.DenseDropout` says.
     """
 
     hidden: int = 128
@@ -26,8 +27,8 @@ class SmallCNN:
         stack = Stack("small-cnn", shape)
         stack.conv(16, 5, stride=2, padding=2)
         stack.conv(32, 5, stride=2, padding=2)
-        stack.dense(self.hidden)
-        stack.dense(self.features)
+        stack.dense(self.hidden, dropout=self.dropout)
+        stack.dense(self.features, dropout=self.dropout)
         return stack.done()
 
 
@@ -44,11 +45,12 @@ class StridedCNN:
 
 
 @dataclasses.dataclass(frozen=True)
-class PooledCNN:
+class PooledCNN(DenseDropout):
     """Two 3x3 convolutions (32 and 64 channels), each followed by ReLU and 2x2 max pooling, and one linear layer, ReLU.
 
     Args:
         features: D, the width of the features.
+        dropout: as :class:`stalwart.models.stack.DenseDropout` says.
     """
 
     features: int = 128
@@ -59,12 +61,12 @@ class PooledCNN:
         for width in (32, 64):
             stack.conv(width, 3, padding=1)
             stack.pool(nn.MaxPool2d)
-        stack.dense(self.features)
+        stack.dense(self.features, dropout=self.dropout)
         return stack.done()
 
 
 @dataclasses.dataclass(frozen=True)
-class BuchelCNN:
+class BuchelCNN(DenseDropout):
     """Two 4x4 convolutions, each with ReLU and 2x2 max pooling, and two linear layers, ReLU after both.
 
     The first convolution keeps the size of the image; its even kernel pads one row before and two after. With 28x28 pixels the
@@ -76,6 +78,7 @@ class BuchelCNN:
         channels: of the two convolutions.
         hidden: width of the first linear layer; null for one layer less.
         features: D, the width of the features.
+        dropout: as :class:`stalwart.models.stack.DenseDropout` says.
     """
 
     channels: tuple[int, int] = (64, 64)
@@ -90,8 +93,8 @@ class BuchelCNN:
             stack.conv(width, 4)
             stack.pool(nn.MaxPool2d)
         if self.hidden is not None:
-            stack.dense(self.hidden)
-        stack.dense(self.features)
+            stack.dense(self.hidden, dropout=self.dropout)
+        stack.dense(self.features, dropout=self.dropout)
         backbone, width = stack.done()
         for layer in backbone.modules():
             if isinstance(layer, WEIGHTED):

@@ -1,12 +1,13 @@
 """A builder of plain stacks of layers that knows the shape behind each layer."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 from torch import nn
 
 from stalwart.core.errors import UsageError
-from stalwart.core.numbers import require
+from stalwart.core.numbers import Number, require
 from stalwart.models.activations import Activation, relu
 
 
@@ -29,6 +30,23 @@ def check_shape(what: str, shape: Sequence[int], image: bool = True) -> None:
         raise UsageError(
             f"{what} takes images (channels, height, width), got {tuple(shape)}; for other inputs use 'mlp'."
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseDropout:
+    """What architectures share that may drop activations of their linear layers, the features included.
+
+    Args:
+        dropout: probability of dropout behind each linear layer of the backbone, in [0, 1); without it no layer is added.
+
+    Raises:
+        UsageError: the probability is out of range.
+    """
+
+    dropout: Number = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout:g}.")
 
 
 class Stack:
@@ -78,8 +96,18 @@ class Stack:
         self.layers.append(nn.ZeroPad2d((before, after, before, after)))
         self.shape = (self.shape[0], *(side + before + after for side in self.shape[1:]))
 
-    def dense(self, width: int, bias: bool = True, norm: bool = False, activation: Activation | None = relu) -> None:
-        """Append a fully connected layer (flattening before the first one), batch norm if asked for, and the activation."""
+    def dense(
+        self,
+        width: int,
+        bias: bool = True,
+        norm: bool = False,
+        activation: Activation | None = relu,
+        dropout: float = 0.0,
+    ) -> None:
+        """Append a fully connected layer (flattening before the first one), and what is asked for behind it.
+
+        That is batch norm, the activation, and dropout with probability ``dropout``.
+        """
         require(width >= 1, f"{self.what}: a layer's width must be at least 1, got {width}.")
         if len(self.shape) > 1:
             self.layers.append(nn.Flatten())
@@ -89,6 +117,8 @@ class Stack:
             self.layers.append(nn.BatchNorm1d(width))
         if activation is not None:
             self.layers.append(activation(self.shape))
+        if dropout:
+            self.dropout(dropout)
 
     def dropout(self, rate: float) -> None:
         """Append dropout, of whole activations, with probability ``rate``."""

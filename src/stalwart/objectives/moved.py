@@ -32,9 +32,31 @@ def slopes_of(value: Callable[[Mapping[str, Tensor]], Tensor], moved: Mapping[st
     return slopes
 
 
+def mean_slopes_of(value: Callable[[Mapping[str, Tensor]], Tensor], moved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return :func:`slopes_of` as the mean over data-parallel processes, for steps whose length counts."""
+    world = distributed.get_world_size() if distributed.is_initialized() else 1
+    return {name: slope / world for name, slope in slopes_of(value, moved).items()}
+
+
 def shifted(weights: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return ``moved`` with gradients that go to ``weights`` as if the difference were a constant."""
-    return {name: weight + (moved[name] - weight).detach() for name, weight in weights.items()}
+    """Return ``moved``, to the bit, with gradients that go to ``weights`` as if the difference were a constant."""
+    # Zeros are added, since w + (moved - w) would round.
+    return {name: moved[name].detach() + (weight - weight.detach()) for name, weight in weights.items()}
+
+
+def aside_of(
+    objective: Wrapped, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor
+) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """Return the base's loss as a function of the weights; statistics of batch normalisation do not see its passes.
+
+    They are those of the pass that is trained on.
+    """
+
+    def value(moved: Mapping[str, Tensor]) -> Tensor:
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        return objective.combine(lambda z: run_with(model, {**buffers, **moved}, z), x, x_adv, y)[0]
+
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +68,10 @@ class AtMovedWeights(Wrapped):
     """
 
     only: str | tuple[str, ...] = "*weight"
+
+    def chosen(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Return the parameters that move, by name."""
+        return select_parameters(model, self.only)
 
     def move(
         self, weights: Mapping[str, Tensor], slopes: Slopes, generator: Callable[[str], torch.Generator]
@@ -62,15 +88,10 @@ class AtMovedWeights(Wrapped):
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
         """Return the base loss at the moved weights."""
         x_adv = self.craft(model, x, y, moment)
-        weights = select_parameters(model, self.only)
-
-        def value(moved: Mapping[str, Tensor]) -> Tensor:
-            # Statistics of batch normalisation are those of the pass that is trained on.
-            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-            return self.combine(lambda z: run_with(model, {**buffers, **moved}, z), x, x_adv, y)[0]
-
+        weights = self.chosen(model)
         still = {name: weight.detach() for name, weight in weights.items()}
-        moved = self.move(still, lambda at: slopes_of(value, at), lambda name: moment.generator(x, name))
+        aside = aside_of(self, model, x, x_adv, y)
+        moved = self.move(still, lambda at: slopes_of(aside, at), lambda name: moment.generator(x, name))
         ends = shifted(weights, moved)
         loss, logits = self.combine(lambda z: run_with(model, ends, z), x, x_adv, y)
         return loss + self.penalty(model), logits

@@ -2,12 +2,14 @@
 
 OBJECTIVES: dict[str, str] = {
     "a3t": "stalwart.objectives.a3t:A3T",
+    "abcd": "stalwart.objectives.abcd:ABCD",
     "adv-lc": "stalwart.objectives.advlc:AdvLC",
     "amp": "stalwart.objectives.amp:AMP",
     "awp": "stalwart.objectives.awp:AWP",
     "cc-ibp": "stalwart.objectives.expressive:CCIBP",
     "crown-ibp": "stalwart.objectives.crown_ibp:CrownIBP",
     "crown-lbp": "stalwart.objectives.crown_ibp:CrownLBP",
+    "entropy-sgd": "stalwart.objectives.entropy_sgd:EntropySGD",
     "exp-ibp": "stalwart.objectives.expressive:ExpIBP",
     "fgsm-rs": "stalwart.objectives.fgsm_rs:FGSMRS",
     "forward-noise": "stalwart.objectives.forward_noise:ForwardNoise",
@@ -19,6 +21,8 @@ OBJECTIVES: dict[str, str] = {
     "mtl-ibp": "stalwart.objectives.expressive:MTLIBP",
     "natural": "stalwart.objectives.natural:Natural",
     "pgd-at": "stalwart.objectives.pgd_at:PGDAT",
+    "qat": "stalwart.objectives.qat:QAT",
+    "randbet": "stalwart.objectives.randbet:RandBET",
     "rat": "stalwart.objectives.rat:RAT",
     "robust-finetune": "stalwart.objectives.robust_finetune:RobustFinetune",
     "sabr": "stalwart.objectives.sabr:SABR",

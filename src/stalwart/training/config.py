@@ -1,5 +1,6 @@
 """How a run is trained: the records that a recipe's ``training`` section is parsed into."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import pydantic
@@ -68,6 +69,38 @@ class Ramps(Settings):
     slope: Anneal | None = None
 
 
+class ClipWeights(Settings):
+    """What weights are clipped to at the start and after each step of the optimiser; a number alone is ``limit``.
+
+        limit:   W <- min(max(W, -limit), limit)
+        sigmas:  W <- min(max(W, mean - sigmas std), mean + sigmas std)     mean and std over the tensor, before the clip
+
+    Source: limit: Stutz et al., "Bit error robustness for energy-efficient DNN accelerators", MLSys 2021 (arXiv 2006.13977),
+    section 4.2, where 0.1 is typical; sigmas: Joshi et al., "Accurate deep neural network inference using computational
+    phase-change memory", 2020, where it is 2.
+
+    Attributes:
+        limit: in units of the weights.
+        sigmas: in standard deviations of each tensor, its entries taken for the whole population.
+        only: glob patterns of parameters; without one, weight matrices and kernels, for ``limit`` the biases beside them too.
+    """
+
+    limit: Number | None = pydantic.Field(None, gt=0)
+    sigmas: Number | None = pydantic.Field(None, gt=0)
+    only: str | tuple[str, ...] = ()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, value: Any) -> Any:
+        return value if isinstance(value, Mapping | ClipWeights) else {"limit": value}
+
+    @pydantic.model_validator(mode="after")
+    def _one_of_both(self) -> "ClipWeights":
+        if (self.limit is None) == (self.sigmas is None):
+            raise ValueError("clip_weights needs either a limit, such as 0.1, or sigmas, such as 2")
+        return self
+
+
 class Validation(Settings):
     """What else is measured on the first ``samples`` validation inputs: accuracy under attack, certified accuracy.
 
@@ -94,6 +127,7 @@ class Training(Settings):
             ``validation`` certifies), "robust" (best under attack, the default where it only attacks), "clean" (best clean
             validation accuracy) or "last".
         ema: decay of the exponential moving average of the weights, 0 for none; it is what is validated and handed on.
+        clip_weights: the range that weights are held in, see :class:`ClipWeights`; null for none.
         amp: bfloat16 autocast, on a GPU only.
         checkpoint_seconds: time between two checkpoints within an epoch.
     """
@@ -106,6 +140,7 @@ class Training(Settings):
     ramps: Ramps = Ramps()
     select: Literal["certified", "robust", "clean", "last"] | None = None
     ema: Number = pydantic.Field(0.0, ge=0, lt=1)
+    clip_weights: ClipWeights | None = None
     amp: bool = False
     channels_last: bool = True
     checkpoint_seconds: Number = pydantic.Field(60.0, ge=0)

@@ -31,6 +31,7 @@ from stalwart.objectives import Moment, Objective, Trainee
 from stalwart.spiking.neurons import raise_thresholds
 from stalwart.training import checkpoint
 from stalwart.training.checkpoint import Progress
+from stalwart.training.clipping import clip_weights
 from stalwart.training.config import Training
 from stalwart.training.distributed import Ranks
 from stalwart.training.optimisers import build_optimiser, load_optimiser, optimiser_tensors
@@ -80,6 +81,7 @@ class Fit:
             raise UsageError(
                 "the data have no validation samples to select weights by; hold some out, or set training.select: last."
             )
+        self._clip(self.model)
         self.trainee: nn.Module = Trainee(self.model, self.objective)
         if self.ranks.world > 1:
             ids = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
@@ -186,9 +188,15 @@ class Fit:
         self.objective.after_step(self.model, moment)
         lengthen(self.model)
         raise_thresholds(self.model)
+        self._clip(self.model)
         if self.average is not None:
             self._update_average()
+            self._clip(self.average)
         return loss, correct
+
+    def _clip(self, model: nn.Module) -> None:
+        if self.config.clip_weights is not None:
+            clip_weights(model, self.config.clip_weights)
 
     def _finish_epoch(self) -> None:
         now = self.progress
