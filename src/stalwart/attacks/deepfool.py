@@ -59,9 +59,7 @@ def to_boundary(
     return normal / expand(torch.where(length > 0, length, 1.0), normal), way
 
 
-def _linearise(
-    oracle: Oracle, x: Tensor, y: Tensor, samples: Tensor, classes: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _linearise(oracle: Oracle, x: Tensor, y: Tensor, samples: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return |f_k - f_y| [B], w_k [B, ...] and k [B] of the class whose linearised boundary is nearest; k = -1 if none is."""
     leaf, logits = oracle.trace(x, samples)
     others = logits.detach().scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
@@ -76,5 +74,5 @@ def _linearise(
         distance = size / w.flatten(1).norm(dim=1)  # infinite, or NaN at a tie, where there is no gradient
         nearer = distance < least
         least, nearest = torch.where(nearer, distance, least), torch.where(nearer, others[:, place], nearest)
-        found, slope = torch.where(nearer, size, found), torch.where(expand(nearer, w).bool(), w, slope)
+        found, slope = torch.where(nearer, size, found), torch.where(nearer.reshape(-1, *[1] * (w.dim() - 1)), w, slope)
     return found.detach(), slope, nearest

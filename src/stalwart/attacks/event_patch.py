@@ -176,7 +176,9 @@ class EventPatch:
                 logits = torch.cat([model(part) for part in x.split(max(self.batch, 64))])
             check_logits(logits, len(x))
             check_labels(y, len(x), logits.shape[1])
-            require(self.target < logits.shape[1], f"the model knows classes 0 to {logits.shape[1] - 1}, not {self.target}.")
+            require(
+                self.target < logits.shape[1], f"the model knows classes 0 to {logits.shape[1] - 1}, not {self.target}."
+            )
             chosen = ((logits.argmax(1) == y) & (y != self.target)).nonzero()[:, 0]
             if not len(chosen):
                 raise InputError(
@@ -217,7 +219,9 @@ class EventPatch:
 
 def _check_rasters(x: Tensor) -> None:
     if x.dim() < 4:
-        raise InputError(f"patches lie on rasters [B, ..., H, W] such as event frames [B, T, 2, H, W], got {list(x.shape)}.")
+        raise InputError(
+            f"patches lie on rasters [B, ..., H, W] such as event frames [B, T, 2, H, W], got {list(x.shape)}."
+        )
     Events(0).bounds(x)  # refuses what is not binary
 
 

@@ -34,7 +34,9 @@ class EventAttack(Attack):
         """
         if not isinstance(within, Events):
             name = type(self).__name__.lower()
-            raise InputError(f"{name} flips bins of binary rasters within sw.Events(flips), not in {within.describe()}.")
+            raise InputError(
+                f"{name} flips bins of binary rasters within sw.Events(flips), not in {within.describe()}."
+            )
 
 
 def excess(oracle: Oracle, z: Tensor, y: Tensor, samples: Tensor) -> Tensor:

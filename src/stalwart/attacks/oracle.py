@@ -77,7 +77,7 @@ class Oracle:
         return leaf, logits
 
     def pull(self, value: Tensor, leaf: Tensor, index: Tensor, again: bool = False) -> Tensor:
-        """Return the gradient of ``value`` [B], made of traced logits, at the leaf [B, ...]; ``again`` if another one follows."""
+        """Return the gradient at the leaf [B, ...] of ``value`` [B], made of its logits; ``again`` if another one follows."""
         with FastGradients():
             (gradient,) = torch.autograd.grad(value.sum(), leaf, retain_graph=again)
         self._count(self.backwards, index, self._passes)
