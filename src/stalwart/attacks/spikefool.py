@@ -17,13 +17,13 @@ from stalwart.sets import ThreatSet
 class SpikeFool(EventAttack):
     """SparseFool for rasters: DeepFool on the rounded iterate, a linear solver on the cube, then as few of its flips as fool.
 
-    A round takes a raster X that does not fool yet. With DeepFool's way Σr and normal n it sets X_B = X + stretch Σr, flips bins
-    of X towards sign(n) from the largest |n_i| down until nᵀ(X - X_B) changes sign, and asks whether that fools. At the end the
-    flips of all rounds are replayed one by one in the order in which they were found, up to the first prefix that fools, or
-    up to the threat set's number of flips: the attack has not converged there.
+    A round takes a raster X that does not yet fool. With DeepFool's way Σr and normal n it sets X_B = X + stretch Σr, flips
+    bins of X towards sign(n) from the largest |n_i| down until nᵀ(X - X_B) changes sign, and asks whether that fools. At the
+    end the flips of all rounds are replayed one by one in the order in which they were found, up to the first prefix that
+    fools, or up to the threat set's number of flips: the attack has not converged there.
 
-    Nothing is random but the model. Source: Büchel et al., Frontiers in Neuroscience 2022 (arXiv 2110.02929), section 2.3;
-    Modas et al., CVPR 2019 (arXiv 1811.02248), algorithm 2.
+    Nothing is random but the model. Source: Büchel et al., Frontiers in Neuroscience 2022 (arXiv 2110.02929); SparseFool: Modas
+    et al., CVPR 2019 (arXiv 1811.02248), algorithm 2.
 
     Attributes:
         rounds: at most so many.
