@@ -2,10 +2,11 @@
 
     python reproductions/event_attacks.py --out runs/event-attacks [--samples 100] [--run RUN] [--defended RUN] [--data-dir DIR]
 
-N-MNIST in ten binary frames, the recipes nmnist-spiking and nmnist-spiking-spikefool. SpikeFool, PGD on binary rasters and PGD on
-probabilities look for the fewest flips, at most 1,000 of 23,120 bins, on test recordings that the network decides rightly;
-what converged is shown to the same network with 8-bit weights. Then all of them within 20 flips beside plain PGD, discs of 2.5 %
-and 10 % of the frame beside random ones, and SpikeFool on the network trained on SpikeFool's examples. Finished runs are kept.
+N-MNIST in ten binary frames, the recipes nmnist-spiking and nmnist-spiking-spikefool. SpikeFool, PGD on binary rasters and PGD
+on probabilities look for the fewest flips, at most 1,000 of 23,120 bins, on test recordings that the network decides rightly;
+what converged is shown to the same network with 8-bit weights. Then all of them within 20 flips beside plain PGD, discs of
+2.5 % and 10 % of the frame beside random ones, and SpikeFool on the network trained on SpikeFool's examples. Finished runs
+are kept.
 """
 
 import argparse
@@ -168,7 +169,7 @@ def main() -> int:
     ]
     print()
     for what, holds, figures in results:
-        print(f"{'holds' if holds else 'does not hold'}  {what}  ({figures})")
+        print(f"{'holds' if holds else 'FAILS'}  {what}  ({figures})")
     return 0 if all(holds for _, holds, _ in results) else 1
 
 

@@ -42,7 +42,7 @@ class ProbabilisticPGD(BinaryPGD):
         """Return the mean gradient with respect to p [B, ...]."""
         p, total = p.clamp(_EDGE, 1 - _EDGE), torch.zeros_like(p)
         for _ in range(self.draws):
-            u = uniform(p.shape, source, p).clamp(_EDGE, 1 - _EDGE)
+            u = uniform(p.shape, source, p)
             z = torch.sigmoid((u.logit() + p.logit()) / self.temperature)
             total += oracle.gradient(z, goal, samples)[2] * z * (1 - z)
         return total / (self.draws * self.temperature * p * (1 - p))

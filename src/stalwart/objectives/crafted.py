@@ -42,10 +42,10 @@ class Crafted(Wrapped):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            isinstance(self.chosen, Attack),
+            issubclass(lookup("attack", ATTACKS, self.attack), Attack),
             f"'{self.attack}' attacks weights; take one that attacks inputs, such as 'pgd'.",
         )
-        _ = self.within
+        _ = self.chosen, self.within
 
     @cached_property
     def chosen(self) -> Attack:
