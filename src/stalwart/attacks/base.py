@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import pydantic
 import torch
@@ -44,7 +44,7 @@ class AttackResult:
 
     Attributes:
         x_adv: points of the threat set, [B, ...].
-        success: whether the model misclassifies x_adv (a tie counts), [B] bool.
+        success: whether the model misclassifies x_adv (a tie counts, but not in attacks on events), [B] bool.
         margin: z_y - max_{j != y} z_j at x_adv, [B]; negative where the attack succeeded. On a randomised model z is the
             log of the softmax averaged over 20 fresh draws, so that success is not a matter of one lucky draw.
         cost: passes spent on each sample.
@@ -98,6 +98,8 @@ class Attack(Gradients):
     """
 
     average: Average = "loss"
+    ties: ClassVar[bool] = True
+    """Whether a tie with the label's logit is a success."""
 
     def fits(self, model: nn.Module, within: ThreatSet) -> bool:
         """Tell whether the attack is made for this kind of model and threat set; suites leave out one that is not."""
@@ -175,7 +177,8 @@ class Attack(Gradients):
             draws = JUDGE_DRAWS if oracle.randomised else 1
             found = -margin(scores(model, oracle.arrange(x_adv), "mean-softmax" if draws > 1 else "single", draws), y)
         oracle.forwards += 1 if getattr(model, "cheap_draws", False) else draws
-        return AttackResult(x_adv, ~(found > 0), found, Cost(oracle.forwards, oracle.backwards))
+        success = ~(found > 0) if self.ties else found < 0
+        return AttackResult(x_adv, success, found, Cost(oracle.forwards, oracle.backwards))
 
 
 @dataclass(frozen=True, kw_only=True)

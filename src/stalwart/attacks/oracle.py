@@ -59,9 +59,29 @@ class Oracle:
     @torch.no_grad()
     def logits(self, x: Tensor, index: Tensor, draws: int = 1) -> Tensor:
         """Return logits [draws, B, K] without gradient; ``index`` says which samples of the batch these are."""
-        self.forwards[index] += 1 if getattr(self.model, "cheap_draws", False) else draws
+        self._count(self.forwards, index, 1 if getattr(self.model, "cheap_draws", False) else draws)
         with FastGradients():
             return draw_logits(self.model, self.arrange(x), draws)
+
+    def trace(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a leaf with the values of x and its logits [B, K], averaged over ``eot`` draws, for :meth:`pull`.
+
+        Raises:
+            InputError: as :meth:`gradient`.
+        """
+        leaf = self.arrange(x.detach()).requires_grad_()
+        with torch.enable_grad(), FastGradients():
+            logits = draw_logits(self.model, leaf, self.eot).mean(0)
+        _require_gradient(logits)
+        self._count(self.forwards, index, self._passes)
+        return leaf, logits
+
+    def pull(self, value: Tensor, leaf: Tensor, index: Tensor, again: bool = False) -> Tensor:
+        """Return the gradient at the leaf [B, ...] of ``value`` [B], made of its logits; ``again`` if another one follows."""
+        with FastGradients():
+            (gradient,) = torch.autograd.grad(value.sum(), leaf, retain_graph=again)
+        self._count(self.backwards, index, self._passes)
+        return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
     def gradient(self, x: Tensor, goal: Goal, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the averaged loss [B], the logits of the last draw [B, K] and the loss's gradient [B, ...] at x.
@@ -78,11 +98,7 @@ class Oracle:
             for _ in range(self.eot if alone else 1):
                 logits = draw_logits(self.model, x, 1 if alone else self.eot)
                 value = self.averaged(logits, goal)
-                if not value.requires_grad:
-                    raise InputError(
-                        "the model's output carries no gradient with respect to its input (it is detached, or computed "
-                        "outside torch); use a transfer attack from a differentiable source model instead."
-                    )
+                _require_gradient(value)
                 (fresh,) = torch.autograd.grad(value.sum(), x)
                 gradient = fresh if gradient is None else gradient + fresh
                 values.append(value.detach())
@@ -100,3 +116,16 @@ class Oracle:
         if self.average == "logits":
             return goal(logits.mean(0))
         return goal(logits.log_softmax(-1).logsumexp(0) - torch.tensor(float(len(logits))).log())
+
+    @staticmethod
+    def _count(passes: Tensor, index: Tensor, number: int) -> None:
+        # A sample may stand in a batch more than once.
+        passes.index_add_(0, index, torch.full_like(index, number))
+
+
+def _require_gradient(value: Tensor) -> None:
+    if not value.requires_grad:
+        raise InputError(
+            "the model's output carries no gradient with respect to its input (it is detached, or computed "
+            "outside torch); use a transfer attack from a differentiable source model instead."
+        )

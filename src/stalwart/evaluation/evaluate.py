@@ -20,6 +20,7 @@ from stalwart.core.random import derive
 from stalwart.core.registry import suggest
 from stalwart.core.tensors import fingerprint
 from stalwart.evaluation.diagnostics import diagnose
+from stalwart.evaluation.events import median_flips
 from stalwart.evaluation.findings import Findings
 from stalwart.evaluation.judge import Candidates, Judge
 from stalwart.evaluation.kept import Kept
@@ -27,7 +28,7 @@ from stalwart.evaluation.pictures import pictures
 from stalwart.evaluation.randomised import stochastic_section, sweep_draws
 from stalwart.evaluation.results import AttackRow, CurvePoint, Evaluation, Rate
 from stalwart.evaluation.suites import Entry, suite
-from stalwart.sets import ThreatSet
+from stalwart.sets import Events, ThreatSet
 from stalwart.stochastic import RULES, is_random, noise
 from stalwart.stochastic.rules import Rule
 
@@ -146,7 +147,11 @@ def evaluate(
             if entry.survivors:
                 correct &= candidates[eps].correct(rule)
             table.add(entry.name if main else f"{entry.name}@{eps:g}", correct)
-            rows.append(_row(entry, eps, rule if randomised else "deterministic", correct, result, seconds))
+            row = _row(entry, eps, rule if randomised else "deterministic", correct, result, seconds)
+            if isinstance(within, Events):
+                broken = clean & ~correct
+                row = row.model_copy(update={"flips": median_flips(x[broken], result.x_adv[broken])})
+            rows.append(row)
             if main and not entry.survivors:
                 findings.correct[entry.name], findings.kinds[entry.name] = correct, entry.kind
             if entry.name == "pgd-ce":

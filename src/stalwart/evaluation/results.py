@@ -34,7 +34,10 @@ class Rate(Record):
 
 
 class AttackRow(Record):
-    """One attack at one radius: the accuracy that is left, and what the attack spent."""
+    """One attack at one radius: the accuracy that is left, and what the attack spent.
+
+    ``flips``, of rasters of events alone: the median number of flips where the attack broke what was right before.
+    """
 
     name: str
     kind: Literal["clean", "noise", "white-box", "transfer"]
@@ -46,6 +49,7 @@ class AttackRow(Record):
     backwards: float
     seconds: float
     options: dict[str, Any] = {}
+    flips: float | None = None
 
 
 class CurvePoint(Record):

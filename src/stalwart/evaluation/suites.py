@@ -190,7 +190,13 @@ Source: Özdenizci and Legenstein, TMLR 2024 (arXiv 2311.09266), section 4.
 HARDWARE = Suite("hardware", QUICK.entries, QUICK.randomised, chips=25)
 """The attacks of ``quick``, and then what imperfect processors leave: :func:`stalwart.evaluation.hardware.measure`."""
 
+_FEW_FLIPS = tuple(Entry(name, name) for name in ("spikefool", "binary-pgd", "probabilistic-pgd"))
+
+EVENTS = Suite("events", (*QUICK.entries, *_FEW_FLIPS), (*QUICK.randomised, *_FEW_FLIPS))
+"""For rasters of events: also attacks that look for the fewest flips; other threat sets meet those of ``quick`` alone."""
+
 SUITES: dict[str, str] = {
+    "events": "stalwart.evaluation.suites:EVENTS",
     "hardware": "stalwart.evaluation.suites:HARDWARE",
     "quick": "stalwart.evaluation.suites:QUICK",
     "standard": "stalwart.evaluation.suites:STANDARD",

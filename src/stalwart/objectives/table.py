@@ -7,6 +7,7 @@ OBJECTIVES: dict[str, str] = {
     "amp": "stalwart.objectives.amp:AMP",
     "awp": "stalwart.objectives.awp:AWP",
     "cc-ibp": "stalwart.objectives.expressive:CCIBP",
+    "crafted": "stalwart.objectives.crafted:Crafted",
     "crown-ibp": "stalwart.objectives.crown_ibp:CrownIBP",
     "crown-lbp": "stalwart.objectives.crown_ibp:CrownLBP",
     "entropy-sgd": "stalwart.objectives.entropy_sgd:EntropySGD",
