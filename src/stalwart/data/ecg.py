@@ -99,5 +99,7 @@ def _labels(arrays: dict[str, np.ndarray], part: str, path: Path) -> np.ndarray:
     bad = ~np.isin(y, np.arange(1, len(_CLASSES) + 1))
     if bad.any():
         first = int(bad.argmax())
-        raise FileError(f"{path} gives sample {first} of y_{part} the label {y[first]}, not 1 to 5; it is corrupt. Replace it.")
+        raise FileError(
+            f"{path} gives sample {first} of y_{part} the label {y[first]}, not 1 to 5; it is corrupt. Replace it."
+        )
     return y.astype(np.int64) - 1

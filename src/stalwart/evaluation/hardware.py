@@ -14,10 +14,24 @@ from stalwart.core.modes import evaluating
 from stalwart.core.noise import noise
 from stalwart.core.progress import Advance, silent
 from stalwart.core.random import derive
+from stalwart.evaluation.chip_activity import ChipActivity, chip_activity
 from stalwart.evaluation.results import Record
-from stalwart.hardware import PCM, BitFlips, Hardware, Mismatch, OutputNoise, Quantise, StuckAt, accuracies, summarise
+from stalwart.hardware import (
+    PCM,
+    BitFlips,
+    Hardware,
+    MembraneNoise,
+    Mismatch,
+    NeuronMismatch,
+    OutputNoise,
+    Quantise,
+    StuckAt,
+    accuracies,
+    summarise,
+)
 from stalwart.hardware.names import choose
 from stalwart.sets import RelativeBox
+from stalwart.spiking import neurons
 
 CHIPS = 25
 """Chips of each device; 100 for publication."""
@@ -41,6 +55,7 @@ class ChipsRow(Record):
         mean, std, minimum, fifth: over the chips; fifth is the 5th percentile.
         interval: 95 % of the mean, by bootstrap.
         refused: why there are no figures; empty where there are.
+        activity: what neurons do on a few of the chips; None for networks without.
     """
 
     block: str
@@ -53,6 +68,7 @@ class ChipsRow(Record):
     fifth: float = 0.0
     interval: tuple[float, float] = (0.0, 0.0)
     refused: str = ""
+    activity: ChipActivity | None = None
 
 
 class WorstWeights(Record):
@@ -80,6 +96,7 @@ class HardwareResult(Record):
         worst: at the worst weights nearby.
         layers: the most sensitive first, under mismatch of 30 %.
         safe: by block, the largest level up to which the worst chip stays within two points; None where none does.
+        activity: what the neurons of the network itself do; None where it has none.
     """
 
     samples: int
@@ -88,6 +105,7 @@ class HardwareResult(Record):
     worst: list[WorstWeights]
     layers: list[Layer]
     safe: dict[str, float | None]
+    activity: ChipActivity | None = None
 
 
 @dataclass(frozen=True)
@@ -98,8 +116,8 @@ class _Level:
     fixed: bool = False
 
 
-def sweep() -> Iterator[_Level]:
-    """Yield every device of the suite, levels of a block growing."""
+def sweep(model: nn.Module | None = None) -> Iterator[_Level]:
+    """Yield every device of the suite, levels of a block growing; those of neurons where the model has some."""
     for level in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7):
         yield _Level("mismatch", level, Mismatch(level))
     for bits in (8, 6, 4, 3, 2):
@@ -115,11 +133,21 @@ def sweep() -> Iterator[_Level]:
             yield _Level(name, seconds, PCM(seconds, compensate=compensate))
     for level in (0.02, 0.05, 0.1):
         yield _Level("noise on outputs", level, OutputNoise(level))
+    if model is None or not neurons(model):
+        return
+    for level in (0.1, 0.3, 0.7):
+        yield _Level("thresholds of neurons", level, NeuronMismatch(level, "threshold"))
+    for level in (0.1, 0.3, 0.7):
+        yield _Level("time constants of neurons", level, NeuronMismatch(level, "tau"))
+    for level in (0.02, 0.1, 0.3):
+        yield _Level("offset currents of neurons", level, NeuronMismatch(level, "bias"))
+    for level in (0.02, 0.1, 0.3):
+        yield _Level("noise on membranes", level, MembraneNoise(level))
 
 
-def steps() -> int:
-    """Return how many steps :func:`measure` reports to ``advance``."""
-    return sum(1 for _ in sweep()) + len(_FRACTIONS) + 1
+def steps(model: nn.Module | None = None) -> int:
+    """Return how many steps :func:`measure` of a model reports to ``advance``."""
+    return sum(1 for _ in sweep(model)) + len(_FRACTIONS) + 1
 
 
 def measure(
@@ -144,7 +172,7 @@ def measure(
     """
     done, rows = 0, []
     baseline = _baseline(model, x, y)
-    for one in sweep():
+    for one in sweep(model):
         rows.append(_row(one, model, x, y, 1 if one.fixed else chips, seed, kept, baseline))
         done += 1
         advance(done, rows[-1].device)
@@ -156,7 +184,13 @@ def measure(
     layers = _layers(model, x, y, seed)
     advance(done + 1, "layers")
     return HardwareResult(
-        samples=len(x), baseline=baseline, rows=rows, worst=worst, layers=layers, safe=_safe(rows, baseline)
+        samples=len(x),
+        baseline=baseline,
+        rows=rows,
+        worst=worst,
+        layers=layers,
+        safe=_safe(rows, baseline),
+        activity=chip_activity(model, x),
     )
 
 
@@ -174,6 +208,7 @@ def _row(
     path = None if kept is None else kept / f"{one.block}-{one.level:g}.safetensors".replace(" ", "-").replace("%", "")
     try:
         found = accuracies(model, one.device, x, y, chips, derive(seed, one.block), path=path)
+        activity = chip_activity(model, x, one.device, derive(seed, one.block), chips)
     except StalwartError as problem:
         return ChipsRow(block=one.block, device=one.device.describe(), level=one.level, chips=0, refused=str(problem))
     s = summarise(found, baseline, derive(seed, "bootstrap"))
@@ -187,6 +222,7 @@ def _row(
         minimum=s.minimum,
         fifth=s.low,
         interval=s.interval,
+        activity=activity,
     )
 
 

@@ -112,6 +112,8 @@ class _Recurrent:
 class RLIF(_Recurrent):
     """One layer of recurrent leaky integrate-and-fire neurons and a readout of their rates.
 
+    Input weights start with variance 1 / I, recurrent ones as PyTorch draws them.
+
     Args:
         hidden: N, neurons.
         steps: pieces that an input is read in; 0 for the rows of an image, the values of a series.
@@ -134,9 +136,10 @@ class RLIF(_Recurrent):
 
     def neurons(self, width: int) -> nn.Module:
         """Return the layer [T, B, width] -> [T, B, N]."""
-        return RecurrentLIF(
-            width, self.hidden, self.leak, self.threshold, self.reset, find_surrogate(self.surrogate)
-        )
+        layer = RecurrentLIF(width, self.hidden, self.leak, self.threshold, self.reset, find_surrogate(self.surrogate))
+        bound = math.sqrt(3 / width)
+        nn.init.uniform_(layer.input.weight, -bound, bound)
+        return layer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ def evaluate_model(
         )
     hardware: HardwareResult | None = None
     if section.suite == "hardware":
-        with progress(f"chips of {name}", hardware_steps()) as advance:
+        with progress(f"chips of {name}", hardware_steps(model)) as advance:
             hardware = measure(model, x, y, seed, advance=advance, kept=out / "chips")
         shutil.rmtree(out / "chips", ignore_errors=True)
     certificates: Certificates | None = None
