@@ -22,6 +22,7 @@ from stalwart.hardware import (
     accuracies,
     summarise,
 )
+from stalwart.spiking import LIF
 from stalwart.stochastic import inject
 
 X = images(120)
@@ -210,11 +211,14 @@ def test_intervals_cover_the_mean():
 def test_table_builds_every_fault_from_text():
     needed = {"mismatch": {"level": "1/10"}, "bit-flips": {"rate": "1e-3"}, "stuck-at": {"share": 0.1}}
     needed |= {"quantise": {"bits": 8}, "activation-quantise": {"bits": 8}, "output-noise": {"level": 0.1}}
+    needed |= {"neuron-mismatch": {"level": "1/10"}, "membrane-noise": {"level": 0.1}}
     for name in FAULTS:
         fault = build("fault", FAULTS, name, {**needed.get(name, {}), "only": ["*6*"]})
         assert isinstance(fault, Fault)
         assert "only" in options_of(type(fault))
-        with fault.chip(cnn(), 0):
+        # Its layer 6 has neurons beside weights.
+        model = nn.Sequential(*cnn()[:6], nn.Sequential(nn.Linear(8, 3), LIF()))
+        with fault.chip(model, 0):
             pass
     assert build("fault", FAULTS, "mismatch", {"level": "1/10", "mode": "range"}) == Mismatch(0.1, "range")
     with pytest.raises(UsageError, match="write 0.05"):

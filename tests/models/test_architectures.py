@@ -6,6 +6,7 @@ from torch import nn
 
 from stalwart.core.errors import UsageError
 from stalwart.models import MODELS, build_model
+from stalwart.spiking import Neurons
 
 SMALL = ["lenet++", "small-cnn", "pooled-cnn", "buchel-cnn", "mlp", "dm-small", "resnet20"]
 
@@ -51,6 +52,7 @@ def test_forward_and_backward_with_numbers(name, shape, classes):
         ("resnet18", (3, 32, 32), 11.17),
         ("buchel-cnn", (1, 28, 28), 0.494),
         ("resnet20", (3, 32, 32), 0.27),
+        ("resnet32", (3, 32, 32), 0.47),
         ("wrn-16-4", (3, 32, 32), 2.75),
         ("wrn-28-10", (3, 32, 32), 36.48),
         ("wrn-34-10", (3, 32, 32), 46.16),
@@ -117,7 +119,7 @@ def test_no_activation_works_in_place_or_twice(name):
         model = build_model(name, (3, 32, 32), 10)
         seen = []
         for layer in model.modules():
-            if isinstance(layer, nn.ReLU | nn.PReLU):
+            if isinstance(layer, nn.ReLU | nn.PReLU | Neurons):
                 assert not getattr(layer, "inplace", False)
                 layer.register_forward_hook(lambda layer, *_: seen.append(layer))
         model(torch.zeros(2, 3, 32, 32))

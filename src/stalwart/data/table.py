@@ -18,6 +18,7 @@ DATASETS: dict[str, str] = {
     "digits-events": "stalwart.data.event_sets:DigitsEvents",
     "nmnist": "stalwart.data.event_sets:NMnist",
     "dvs-gesture": "stalwart.data.event_sets:DvsGesture",
+    "ecg5000": "stalwart.data.ecg:Ecg5000",
     "npz": "stalwart.data.arrays:Npz",
     "folder": "stalwart.data.folder:Folder",
 }

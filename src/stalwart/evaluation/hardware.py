@@ -14,11 +14,25 @@ from stalwart.core.modes import evaluating
 from stalwart.core.noise import noise
 from stalwart.core.progress import Advance, silent
 from stalwart.core.random import derive
+from stalwart.evaluation.chip_activity import ChipActivity, chip_activity
 from stalwart.evaluation.landscape import Landscape, landscape
 from stalwart.evaluation.results import Record
 from stalwart.evaluation.weight_boxes import CertifiedWeights, WorstWeights, certified_weights, worst_weights
-from stalwart.hardware import PCM, BitFlips, Hardware, Mismatch, OutputNoise, Quantise, StuckAt, accuracies, summarise
+from stalwart.hardware import (
+    PCM,
+    BitFlips,
+    Hardware,
+    MembraneNoise,
+    Mismatch,
+    NeuronMismatch,
+    OutputNoise,
+    Quantise,
+    StuckAt,
+    accuracies,
+    summarise,
+)
 from stalwart.hardware.names import choose
+from stalwart.spiking import neurons
 
 WITHIN = 0.02
 """How far below the network itself the worst chip may be where a level counts as safe."""
@@ -42,6 +56,7 @@ class ChipsRow(Record):
         interval: 95 % of the mean, by bootstrap.
         accuracies: of each chip.
         refused: why there are no figures; empty where there are.
+        activity: what neurons do on a few of the chips; None for networks without.
     """
 
     block: str
@@ -55,6 +70,7 @@ class ChipsRow(Record):
     interval: tuple[float, float] = (0.0, 0.0)
     accuracies: list[float] = pydantic.Field(default_factory=list)
     refused: str = ""
+    activity: ChipActivity | None = None
 
 
 class Layer(Record):
@@ -76,6 +92,7 @@ class HardwareResult(Record):
         safe: by block, the largest level up to which the worst chip stays within two points; None where none does.
         certified: what is proven of boxes of weights.
         landscape: how steep the loss is around the weights.
+        activity: what the neurons of the network itself do; None where it has none.
     """
 
     samples: int
@@ -86,6 +103,7 @@ class HardwareResult(Record):
     safe: dict[str, float | None]
     certified: list[CertifiedWeights] = pydantic.Field(default_factory=list)
     landscape: Landscape | None = None
+    activity: ChipActivity | None = None
 
 
 @dataclass(frozen=True)
@@ -96,8 +114,8 @@ class _Level:
     fixed: bool = False
 
 
-def sweep() -> Iterator[_Level]:
-    """Yield every device of the suite, levels of a block growing."""
+def sweep(model: nn.Module | None = None) -> Iterator[_Level]:
+    """Yield every device of the suite, levels of a block growing; those of neurons where the model has some."""
     for level in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7):
         yield _Level("mismatch", level, Mismatch(level))
     for bits in (8, 6, 4, 3, 2):
@@ -113,11 +131,21 @@ def sweep() -> Iterator[_Level]:
             yield _Level(name, seconds, PCM(seconds, compensate=compensate))
     for level in (0.02, 0.05, 0.1):
         yield _Level("noise on outputs", level, OutputNoise(level))
+    if model is None or not neurons(model):
+        return
+    for level in (0.1, 0.3, 0.7):
+        yield _Level("thresholds of neurons", level, NeuronMismatch(level, "threshold"))
+    for level in (0.1, 0.3, 0.7):
+        yield _Level("time constants of neurons", level, NeuronMismatch(level, "tau"))
+    for level in (0.02, 0.1, 0.3):
+        yield _Level("offset currents of neurons", level, NeuronMismatch(level, "bias"))
+    for level in (0.02, 0.1, 0.3):
+        yield _Level("noise on membranes", level, MembraneNoise(level))
 
 
-def steps() -> int:
-    """Return how many steps :func:`measure` reports to ``advance``."""
-    return sum(1 for _ in sweep()) + len(_FRACTIONS) + 3
+def steps(model: nn.Module | None = None) -> int:
+    """Return how many steps :func:`measure` of a model reports to ``advance``."""
+    return sum(1 for _ in sweep(model)) + len(_FRACTIONS) + 3
 
 
 def measure(
@@ -142,7 +170,7 @@ def measure(
     """
     done, rows = 0, []
     baseline = _baseline(model, x, y)
-    for one in sweep():
+    for one in sweep(model):
         rows.append(_row(one, model, x, y, 1 if one.fixed else chips, seed, kept, baseline))
         done += 1
         advance(done, rows[-1].device)
@@ -166,6 +194,7 @@ def measure(
         safe=_safe(rows, baseline),
         certified=certified,
         landscape=steep,
+        activity=chip_activity(model, x),
     )
 
 
@@ -183,6 +212,7 @@ def _row(
     path = None if kept is None else kept / f"{one.block}-{one.level:g}.safetensors".replace(" ", "-").replace("%", "")
     try:
         found = accuracies(model, one.device, x, y, chips, derive(seed, one.block), path=path)
+        activity = chip_activity(model, x, one.device, derive(seed, one.block), chips)
     except StalwartError as problem:
         return ChipsRow(block=one.block, device=one.device.describe(), level=one.level, chips=0, refused=str(problem))
     s = summarise(found, baseline, derive(seed, "bootstrap"))
@@ -197,6 +227,7 @@ def _row(
         fifth=s.low,
         interval=s.interval,
         accuracies=found.tolist(),
+        activity=activity,
     )
 
 

@@ -6,6 +6,7 @@ from stalwart.hardware.chip import Chip
 from stalwart.hardware.converters import ActivationQuantise, OutputNoise, layer_ranges
 from stalwart.hardware.mismatch import Mismatch
 from stalwart.hardware.monte_carlo import accuracies
+from stalwart.hardware.neurons import MembraneNoise, NeuronMismatch
 from stalwart.hardware.pcm import PCM
 from stalwart.hardware.quantise import Quantise
 from stalwart.hardware.statistics import Summary, summarise
@@ -22,7 +23,9 @@ __all__ = [
     "Device",
     "Fault",
     "Hardware",
+    "MembraneNoise",
     "Mismatch",
+    "NeuronMismatch",
     "OutputNoise",
     "Quantise",
     "StuckAt",

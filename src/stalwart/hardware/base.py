@@ -7,13 +7,12 @@ happens at the read is drawn anew at each forward pass.
 """
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from stalwart.core.errors import UsageError
 from stalwart.core.numbers import require
@@ -24,6 +23,15 @@ if TYPE_CHECKING:
     from stalwart.hardware.chip import Chip
 
 STAGES = ("quantise", "program", "drift", "read")
+
+
+@runtime_checkable
+class Handle(Protocol):
+    """What takes a fault off a layer again."""
+
+    def remove(self) -> None:
+        """Take it off."""
+
 
 Reader = Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]]
 """One read of a programmed chip: parameters and a source of randomness to parameters."""
@@ -122,8 +130,12 @@ class Fault(Hardware):
             return params, self._changed
         return self._changed(params, source), None
 
-    def hook(self, model: nn.Module, source: torch.Generator) -> list[RemovableHandle]:
-        """Hang the fault on layers of the model; ``source`` seeds each forward pass."""
+    def hook(self, model: nn.Module, source: torch.Generator) -> Sequence[Handle]:
+        """Hang the fault on layers of the model; ``source`` seeds each forward pass, or what is frozen in the chip."""
+        return []
+
+    def missed(self, model: nn.Module, x: Tensor) -> list[str]:
+        """Return the layers it is meant for that it does not reach when the model runs on inputs [B, ...]."""
         return []
 
     def perturb(self, tensor: Tensor, source: torch.Generator) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.errors import UsageError
+from stalwart.core.random import generator
 from stalwart.hardware.base import Fault, Hardware, Reader, streams
-from stalwart.hardware.names import key, offered
+from stalwart.hardware.names import draw_seed, key, offered
 
 
 class Chip(contextlib.AbstractContextManager["Chip"]):
@@ -45,14 +46,16 @@ class Chip(contextlib.AbstractContextManager["Chip"]):
         own = {name: getattr(module, slot).detach() for name, (module, slot) in self._slots.items()}
         self._unmoved: list[Fault] = []
         self._readers: list[tuple[Fault, Reader, torch.Generator]] = []
-        self._hooked: list[tuple[Fault, torch.Generator]] = []
+        self._hooked: list[tuple[Fault, int | None, torch.Generator]] = []
         frozen = streams(device.faults, seed, "chip")
         later = streams(device.faults, seed, "read", reads)
         values = own
         with torch.no_grad():
             for fault, source, stream in zip(device.faults, frozen, later, strict=True):
                 if fault.on_layers:
-                    self._hooked.append((fault, stream))
+                    # What is frozen starts from the same place each time the chip is used; reads go on.
+                    frozen_seed = None if fault.stage == "read" else draw_seed(source)
+                    self._hooked.append((fault, frozen_seed, stream))
                     continue
                 before = values
                 values, reader = fault.place(before, source)
@@ -86,8 +89,8 @@ class Chip(contextlib.AbstractContextManager["Chip"]):
             if self._readers:
                 self._read()
                 stack.callback(self._model.register_forward_pre_hook(self._read, prepend=True).remove)
-            for fault, stream in self._hooked:
-                for handle in fault.hook(self._model, stream):
+            for fault, frozen_seed, stream in self._hooked:
+                for handle in fault.hook(self._model, stream if frozen_seed is None else generator(frozen_seed)):
                     stack.callback(handle.remove)
             self._undo = stack.pop_all()
         return self

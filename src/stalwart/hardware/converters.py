@@ -121,6 +121,10 @@ class LayerFault(Fault):
             )
         return [handle for path, module in chosen.items() for handle in self.hang(path, module, source)]
 
+    def missed(self, model: nn.Module, x: Tensor) -> list[str]:
+        """Return the layers that the model uses without calling them."""
+        return uncalled(model, x, self.only)
+
     def hang(self, path: str, module: nn.Module, source: torch.Generator) -> list[RemovableHandle]:
         """Hang the fault on one layer."""
         raise NotImplementedError

@@ -17,7 +17,6 @@ from stalwart.core.random import derive
 from stalwart.core.tensors import fingerprint, load_tensors, save_tensors
 from stalwart.hardware.base import Hardware
 from stalwart.hardware.chip import Chip
-from stalwart.hardware.converters import uncalled
 
 _SAVE_EVERY = 2.0
 
@@ -104,7 +103,7 @@ def _check_changed(chip: Chip) -> None:
 
 def _check_called(model: nn.Module, device: Hardware, x: Tensor) -> None:
     for fault in device.faults:
-        missed = uncalled(model, x, fault.only) if fault.on_layers else []
+        missed = fault.missed(model, x)
         if missed:
             raise InputError(
                 f"the model uses {', '.join(missed)} without calling them as layers, so this fault does not reach them: "

@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class _ResNet:
-    """What both share.
+    """What all share.
 
     Args:
         features: D; 0 keeps the pooled channels as features, any other adds a linear layer to D and ReLU.
@@ -100,3 +100,21 @@ class ResNet20(_ResNet):
     def build(self, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
         """Return the backbone [B, C, H, W] -> [B, D] and D."""
         return self._build("resnet20", shape, (16, 32, 64), 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNet32(_ResNet):
+    """Stages of 16, 32, 64 channels with five blocks each, global average pooling; 0.47 M parameters for CIFAR-10.
+
+    Shortcuts that change the shape are 1x1 convolutions; the original pads with zeros.
+
+    Args:
+        features: D; 0 keeps the 64 pooled channels as features, any other adds a linear layer to D and ReLU.
+
+    Raises:
+        UsageError: ``features`` is negative.
+    """
+
+    def build(self, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+        """Return the backbone [B, C, H, W] -> [B, D] and D."""
+        return self._build("resnet32", shape, (16, 32, 64), 5)

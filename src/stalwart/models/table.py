@@ -18,7 +18,10 @@ MODELS: dict[str, str] = {
     "vgg-small": "stalwart.models.vgg:SmallVGG",
     "resnet18": "stalwart.models.resnet:ResNet18",
     "resnet20": "stalwart.models.resnet:ResNet20",
+    "resnet32": "stalwart.models.resnet:ResNet32",
     "wrn-16-4": "stalwart.models.wrn:WRN16x4",
     "wrn-28-10": "stalwart.models.wrn:WRN28x10",
     "wrn-34-10": "stalwart.models.wrn:WRN34x10",
+    "rlif": "stalwart.models.recurrent:RLIF",
+    "lsnn": "stalwart.models.recurrent:LSNN",
 }

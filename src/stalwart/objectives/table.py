@@ -31,6 +31,7 @@ OBJECTIVES: dict[str, str] = {
     "smooth-adv": "stalwart.objectives.smooth_adv:SmoothAdv",
     "smooth-gaussian": "stalwart.objectives.smooth_gaussian:SmoothGaussian",
     "smooth-mix": "stalwart.objectives.smooth_mix:SmoothMix",
+    "spike-rates": "stalwart.objectives.spike_rates:SpikeRates",
     "staps": "stalwart.objectives.taps:STAPS",
     "taps": "stalwart.objectives.taps:TAPS",
     "trades": "stalwart.objectives.trades:TRADES",

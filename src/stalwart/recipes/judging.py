@@ -79,7 +79,7 @@ def evaluate_model(
     hardware: HardwareResult | None = None
     chips = suite(section.suite).chips if section.chips is None else section.chips
     if chips:
-        with progress(f"chips of {name}", hardware_steps()) as advance:
+        with progress(f"chips of {name}", hardware_steps(model)) as advance:
             hardware = measure(model, x, y, seed, chips, advance, out / "chips")
         shutil.rmtree(out / "chips", ignore_errors=True)
     certificates: Certificates | None = None

@@ -73,7 +73,7 @@ def evaluate(
     require(count >= 0, f"chips must be at least 0, got {count}.")
     hardware = None
     if count:
-        with progress(f"chips of {name}", steps(), show_progress) as advance:
+        with progress(f"chips of {name}", steps(model), show_progress) as advance:
             hardware = measure(model, x, y, seed, count, advance)
     certificates = None
     if certify:

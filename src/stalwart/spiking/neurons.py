@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from stalwart.core.disturbed import Disturbed
 from stalwart.core.errors import InputError
 from stalwart.core.numbers import Number, require
 from stalwart.spiking.lif import lif
@@ -21,7 +22,7 @@ UNITS = ("threshold", "membrane")
 _EXTRAS = {"initial": 0.0, "bias": 0.0, "height": 1.0}
 
 
-class Neurons(nn.Module):
+class Neurons(Disturbed):
     """Base of all layers of neurons, currents [T, B, ...] to spikes of the same shape; nothing is kept between calls.
 
     Attributes:
@@ -38,6 +39,14 @@ class Neurons(nn.Module):
         """Let gradients pass in another way; None leaves what is."""
         self.surrogate = self.surrogate if surrogate is None else surrogate
         self.backward_mode = self.backward_mode if backward is None else backward
+
+    def distances(self, x: Tensor) -> Tensor:
+        """Return how far membranes are from where neurons fire, in units of the threshold, [T, B, ...], for what they see.
+
+        Raises:
+            InputError: such neurons have no threshold that membranes are compared with.
+        """
+        raise InputError(f"{type(self).__name__} neurons do not tell how far they are from their threshold.")
 
     def resume(self, currents: Tensor, membrane: Tensor | None) -> tuple[Tensor, Tensor]:
         """Go on where a period of steps ended.
@@ -88,6 +97,7 @@ class LIF(Neurons):
     bias: Tensor | None
     height: Tensor | None
     modes: ClassVar[tuple[str, ...]] = BACKWARDS
+    disturbable: ClassVar[tuple[str, ...]] = ("threshold", "leak", "bias", "membrane")
 
     def __init__(
         self,
@@ -138,8 +148,8 @@ class LIF(Neurons):
 
     def forward(self, currents: Tensor, pool: bool = False) -> Tensor:
         """Map currents [T, B, ...] to spikes of the same shape, or with ``pool`` to their 2 x 2 means."""
-        leak, threshold = self._numbers()
-        return self._spikes(self._started(currents, leak), leak, threshold, pool)
+        driven, leak, threshold = self._given(currents)
+        return self._spikes(self._started(driven, leak), leak, threshold, pool)
 
     def assumed(self, threshold: Tensor) -> Surrogate:
         """Return the derivative of a spike in units of a threshold, whatever unit its widths are in."""
@@ -149,20 +159,25 @@ class LIF(Neurons):
 
     def membranes(self, currents: Tensor) -> Tensor:
         """Return the membranes [T, B, ...] that decide on spikes, of currents of the same shape."""
-        leak, threshold = self._numbers()
-        return advance(self._started(currents, leak), leak, threshold, Dynamics(self.reset, self.order))[1]
+        driven, leak, threshold = self._given(currents)
+        return advance(self._started(driven, leak), leak, threshold, Dynamics(self.reset, self.order))[1]
+
+    def distances(self, x: Tensor) -> Tensor:
+        """Return u / θ - 1 [T, B, ...] of currents of the same shape."""
+        driven, leak, threshold = self._given(x)
+        u = advance(self._started(driven, leak), leak, threshold, Dynamics(self.reset, self.order))[1]
+        return u / threshold - 1
 
     def resume(self, currents: Tensor, membrane: Tensor | None) -> tuple[Tensor, Tensor]:
         """Go on from membranes [B, ...], see :meth:`Neurons.resume`."""
-        leak, threshold = self._numbers()
+        driven, leak, threshold = self._given(currents)
         first = self.order == "integrate_first"
         if membrane is None:
-            given = self._started(currents, leak)
+            given = self._started(driven, leak)
         elif first:
-            given = _from(currents if self.bias is None else currents + self.bias, leak * membrane)
+            given = _from(driven, leak * membrane)
         else:
             # What is kept decides the first spike: let a step of it go before, in which nothing fires.
-            driven = currents if self.bias is None else currents + self.bias
             given = torch.cat([membrane.unsqueeze(0), driven])
         spikes = self._spikes(given, leak, threshold)
         with torch.no_grad():
@@ -189,6 +204,8 @@ class LIF(Neurons):
             current: [B, ...].
             before: the membrane that the step before kept; None at the first step.
         """
+        if self.disturbances:
+            raise InputError("bounds do not know what a device does to neurons; bound the network outside of its chip.")
         leak, threshold = self.leak, self.threshold
         if self.bias is not None:
             current = current + self.bias
@@ -209,8 +226,20 @@ class LIF(Neurons):
             kept = leak * before + current - lost
         return (spikes if self.height is None else self.height * spikes), kept
 
-    def _started(self, currents: Tensor, leak: Tensor) -> Tensor:
+    def _given(self, currents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return all currents, the leak and the threshold, as the device has them where the network is on one."""
+        leak, threshold = self._numbers()
         driven = currents if self.bias is None else currents + self.bias
+        if not self.disturbances:
+            return driven, leak, threshold
+        neurons = currents.shape[2:]
+        # Membranes take up a step's current as it is, so that noise on them is noise on it.
+        noise = self.membrane_noise(currents)
+        driven = driven + threshold * self.on_chip("bias", torch.zeros_like(threshold), neurons)
+        driven = driven if noise is None else driven + threshold * noise
+        return driven, self.on_chip("leak", leak, neurons), self.on_chip("threshold", threshold, neurons)
+
+    def _started(self, driven: Tensor, leak: Tensor) -> Tensor:
         return driven if self.initial is None else _from(driven, leak * self.initial)
 
     def _numbers(self) -> tuple[Tensor, Tensor]:
@@ -225,7 +254,7 @@ class LIF(Neurons):
             leak,
             threshold,
             self.reset,
-            self.assumed(threshold),
+            self.assumed(self._numbers()[1]),
             self.order,
             self.detach_reset,
             self.backward_mode,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from stalwart.spiking.surrogates import Surrogate, find_surrogate
 class _Recurrent(Neurons):
     """Input weights [N, I] and recurrent weights [N, N], of which the diagonal is never used."""
 
+    threshold: float
+
     def __init__(self, inputs: int, units: int, surrogate: Surrogate | str | Mapping[str, Any]) -> None:
         super().__init__()
         require(inputs >= 1 and units >= 1, f"a layer needs at least one input and one unit, got {inputs} and {units}.")
@@ -27,12 +29,36 @@ class _Recurrent(Neurons):
         self.surrogate = find_surrogate(surrogate)
         self.backward_mode = "bptt"
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Map inputs [T, B, I] to spikes [T, B, N].
+
+        Raises:
+            InputError: another shape.
+        """
+        return self._run(x)[0]
+
+    def distances(self, x: Tensor) -> Tensor:
+        """Return how far membranes are from the threshold, in units of it, [T, B, N], of inputs [T, B, I]."""
+        return torch.stack(self._run(x)[1])
+
+    def _run(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return spikes, and the distances of each step."""
+        raise NotImplementedError
+
+    def _on_chip(self, name: str, value: float, currents: Tensor) -> Tensor | float:
+        if not self.disturbances:
+            return value
+        return self.on_chip(name, currents.new_tensor(value), currents.shape[2:])
+
     def _start(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the inputs' currents [T, B, N] and the recurrent weights without their diagonal, transposed."""
         if x.dim() != 3 or not len(x) or x.shape[2] != self.inputs:
             raise InputError(f"the layer takes inputs [T, B, {self.inputs}] of at least one step, got {list(x.shape)}.")
         weight = self.recurrent.weight
-        return self.input(x), (weight * (1 - torch.eye(self.units, dtype=weight.dtype, device=weight.device))).T
+        currents = self.input(x)
+        if self.disturbances:
+            currents = currents + self.threshold * self.on_chip("bias", currents.new_zeros(()), currents.shape[2:])
+        return currents, (weight * (1 - torch.eye(self.units, dtype=weight.dtype, device=weight.device))).T
 
 
 class RecurrentLIF(_Recurrent):
@@ -58,6 +84,8 @@ class RecurrentLIF(_Recurrent):
         torch.Size([7, 2, 5])
     """
 
+    disturbable: ClassVar[tuple[str, ...]] = ("threshold", "leak", "bias", "membrane")
+
     def __init__(
         self,
         inputs: int,
@@ -73,21 +101,22 @@ class RecurrentLIF(_Recurrent):
         require(reset in RESETS, f"unknown reset '{reset}'; known: {', '.join(RESETS)}.")
         self.leak, self.threshold, self.reset = float(leak), float(threshold), reset
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map inputs [T, B, I] to spikes [T, B, N].
-
-        Raises:
-            InputError: another shape.
-        """
+    def _run(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         currents, recurrent = self._start(x)
-        v, s, out = torch.zeros_like(currents[0]), torch.zeros_like(currents[0]), []
+        leak, threshold = (self._on_chip(name, getattr(self, name), currents) for name in ("leak", "threshold"))
+        noise = self.membrane_noise(currents)
+        if noise is not None:
+            # Membranes take up a step's current as it is, so that noise on them is noise on it.
+            currents = currents + self.threshold * noise
+        v, s, out, distances = torch.zeros_like(currents[0]), torch.zeros_like(currents[0]), [], []
         for current in currents:
-            u = self.leak * v + current + s @ recurrent
-            s = spike(u / self.threshold - 1, self.surrogate)
+            u = leak * v + current + s @ recurrent
+            distances.append(u / threshold - 1)
+            s = spike(distances[-1], self.surrogate)
             fired = s.detach()
-            v = u - self.threshold * fired if self.reset == "soft" else u * (1 - fired) if self.reset == "hard" else u
+            v = u - threshold * fired if self.reset == "soft" else u * (1 - fired) if self.reset == "hard" else u
             out.append(s)
-        return torch.stack(out)
+        return torch.stack(out), distances
 
 
 class AdaptiveLIF(_Recurrent):
@@ -116,6 +145,8 @@ class AdaptiveLIF(_Recurrent):
         UsageError: a number out of range, an unknown surrogate.
     """
 
+    disturbable: ClassVar[tuple[str, ...]] = ("threshold", "leak", "leak_adaptation", "bias", "membrane")
+
     def __init__(
         self,
         inputs: int,
@@ -136,25 +167,27 @@ class AdaptiveLIF(_Recurrent):
         self.threshold, self.beta, self.refractory, self.dt = float(threshold), float(beta), refractory, float(dt)
         self.decay, self.decay_adaptation = math.exp(-dt / tau), math.exp(-dt / tau_adaptation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map inputs [T, B, I] to spikes [T, B, N].
-
-        Raises:
-            InputError: another shape.
-        """
+    def _run(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         currents, recurrent = self._start(x)
+        decay = self._on_chip("leak", self.decay, currents)
+        decay_b = self._on_chip("leak_adaptation", self.decay_adaptation, currents)
+        threshold = self._on_chip("threshold", self.threshold, currents)
+        noise = self.membrane_noise(currents)
         rest = torch.zeros_like(currents[0])
-        v, b, o, waiting, out = rest, rest, rest, rest, []
-        for current in currents:
-            b = self.decay_adaptation * b + (1 - self.decay_adaptation) * o / self.dt
-            barrier = self.threshold + self.beta * b
+        v, b, o, waiting, out, distances = rest, rest, rest, rest, [], []
+        for t, current in enumerate(currents):
+            b = decay_b * b + (1 - decay_b) * o / self.dt
+            barrier = threshold + self.beta * b
             driven = current + (o / self.dt) @ recurrent
-            v = self.decay * v + (1 - self.decay) * driven - o * barrier * self.dt
+            v = decay * v + (1 - decay) * driven - o * barrier * self.dt
+            if noise is not None:
+                v = v + self.threshold * noise[t]
             ready = (waiting == 0).to(v)
-            o = ready * spike((v - barrier) / barrier, self.surrogate, strict=True)
+            distances.append((v - barrier) / barrier)
+            o = ready * spike(distances[-1], self.surrogate, strict=True)
             waiting = (waiting - 1).clamp_min(0) + (self.refractory - 1) * o.detach()
             out.append(o)
-        return torch.stack(out)
+        return torch.stack(out), distances
 
 
 def rate_penalty(spikes: Tensor, target: Number = 10.0, dt: Number = 1.0) -> Tensor:
