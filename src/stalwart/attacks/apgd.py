@@ -10,7 +10,7 @@ from stalwart.attacks.ascent import TRUSTED_DRAWS
 from stalwart.attacks.base import BallAttack, Count
 from stalwart.attacks.losses import Goal, LossName
 from stalwart.attacks.oracle import Oracle
-from stalwart.attacks.restarts import worst_of_runs
+from stalwart.attacks.restarts import with_siblings, worst_of_runs
 from stalwart.core.numbers import require
 from stalwart.core.random import generator
 from stalwart.sets import ThreatSet
@@ -66,7 +66,7 @@ class APGD(BallAttack):
             return climb(oracle, goal, x, start, within, self.steps, samples)
 
         aims = min(self.targets, oracle.classes - 1) if self.loss.startswith("targeted") else 1
-        return worst_of_runs(oracle, self.loss, x, y, within, self.restarts * aims, aims, climb_from)
+        return worst_of_runs(oracle, self.loss, x, y, within, self.restarts * aims, aims, climb_from, together=aims)
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -87,6 +87,8 @@ def climb(
 ) -> tuple[Tensor, Tensor]:
     """Climb ``goal`` from ``start``; who leaves the batch and which iterate is kept is as in :func:`ascend`.
 
+    ``samples`` may hold a sample in several rows; all of them leave with the first that is misclassified.
+
     Returns:
         the iterates [B, ...] and whether each was seen misclassified by a decisive oracle, [B] bool.
     """
@@ -101,7 +103,7 @@ def climb(
         state = state.met(value, gradient, first=k == 0)
         if oracle.decisive and (wrong := goal.broken(logits)).any():
             found[index[wrong]], broken[index[wrong]] = state.z[wrong], True
-            alive = (~wrong).nonzero()[:, 0]
+            alive = (~with_siblings(wrong, samples[index])).nonzero()[:, 0]
             if not len(alive):
                 return found, broken
             index, x, state = index[alive], x[alive], state.select(alive)

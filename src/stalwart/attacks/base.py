@@ -146,7 +146,7 @@ class Attack(Gradients):
             chosen = batch_size or fitting_batch(model, x)
             for number, start in enumerate(range(0, len(x), chosen)):
                 index = torch.arange(start, min(start + chosen, len(x)), device=x.device)
-                part = self._attack(model, x[index], y[index], within.select(index), derive(seed, "chunk", number))
+                part = self._attack(model, x[index], y[index], within.select(index), derive(seed, "chunk", number), chosen)
                 parts.append(part)
         if batch_size is None:
             parts[0].cost.forwards[:1] += 1  # the pass that measured the activations
@@ -160,8 +160,8 @@ class Attack(Gradients):
             ),
         )
 
-    def _attack(self, model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> AttackResult:
-        oracle = Oracle(model, x, self.eot, self.average)
+    def _attack(self, model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, seed: int, rows: int) -> AttackResult:
+        oracle = Oracle(model, x, self.eot, self.average, rows=rows)
         check_labels(y, len(x), oracle.classes)
         x_adv = within.project(x, self.run(oracle, x, y, within, seed)).contiguous()
         inside = within.contains(x, x_adv)

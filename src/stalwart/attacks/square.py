@@ -39,16 +39,20 @@ class Square(BallAttack):
     Attributes:
         queries: points tried for each sample, the start among them, at least 1.
         p_init: p at the beginning, in (0, 1].
+        horizon: queries over which p is halved nine times, ``queries`` by default; AutoAttack has 10000, so that its 5000 end
+            on larger squares.
         loss: "margin" or "ce".
     """
 
     queries: Count = 5000
     p_init: Number = 0.8
+    horizon: Count | None = None
     loss: Literal["margin", "ce"] = "margin"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.queries >= 1, f"queries must be at least 1, got {self.queries}.")
+        require(self.horizon is None or self.horizon >= 1, f"horizon must be at least 1, got {self.horizon}.")
         require(0 < self.p_init <= 1, f"p_init must lie in (0, 1], got {self.p_init}.")
 
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
@@ -87,7 +91,7 @@ class Square(BallAttack):
 
     def share(self, proposal: int) -> float:
         """Return p, the share of the image that proposal number ``proposal`` (from 0) changes."""
-        place = 10000 * proposal // self.queries
+        place = 10000 * proposal // (self.horizon or self.queries)
         return self.p_init / 2 ** sum(place > after for after in _HALVED_AFTER)
 
 
