@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stalwart.attacks.base import Attack, AttackResult, Cost
+from stalwart.attacks.base import Attack, AttackResult, BallAttack, Cost
 from stalwart.attacks.guard import undisturbed
 from stalwart.attacks.losses import margin
 from stalwart.attacks.oracle import Oracle
@@ -16,7 +16,7 @@ from stalwart.core.errors import InputError
 from stalwart.core.numbers import require
 from stalwart.core.random import derive
 from stalwart.core.registry import build
-from stalwart.sets import L1, L2, Linf, RelativeBox, ThreatSet
+from stalwart.sets import RelativeBox, ThreatSet
 
 Version = Literal["standard", "plus", "rand"]
 MEMBERS: dict[Version, tuple[str, ...]] = {
@@ -58,12 +58,12 @@ class AutoAttackResult(AttackResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoAttack(Attack):
+class AutoAttack(BallAttack):
     """AutoAttack in an linf, l2 or l1 ball: no parameter to tune, the worst case over attacks of different kinds.
 
     - ``standard``: APGD on the cross entropy, APGD on the targeted DLR loss (9 targets), targeted FAB (9 targets), Square
       (5000 queries); in l1 APGD starts in larger balls, with 5 restarts and 5 targets.
-    - ``plus``: APGD on the cross entropy and on DLR and untargeted FAB with 5 restarts each, Square, targeted APGD, targeted FAB.
+    - ``plus``: APGD on the cross entropy and on DLR and untargeted FAB with 5 restarts each, Square, targeted APGD and FAB.
     - ``rand``: APGD on the cross entropy and on DLR, gradients averaged over 20 draws, for randomised models.
 
     Misclassified samples are left alone, and broken ones leave at once, in the middle of a member too. With fewer than four
@@ -101,8 +101,7 @@ class AutoAttack(Attack):
         """
         from stalwart.attacks.table import ATTACKS
 
-        if not isinstance(within, Linf | L2 | L1):
-            raise InputError(f"autoattack works in linf, l2 and l1 balls, not in {within.describe()}; use pgd there.")
+        self.require_ball(within)
         draws = _DRAWS if self.version == "rand" and self.eot == 1 else self.eot
         shared = {"eot": draws, "average": self.average, "surrogate": self.surrogate, "backward": self.backward}
         found: dict[str, Attack] = {}
@@ -110,10 +109,6 @@ class AutoAttack(Attack):
             registered, options = member(name, self.version, within.name)
             found[name] = build("attack", ATTACKS, registered, {**shared, **options})
         return found
-
-    def fits(self, model: nn.Module, within: ThreatSet) -> bool:
-        """Tell whether the threat set is an linf, l2 or l1 ball."""
-        return isinstance(within, Linf | L2 | L1)
 
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Return the worst points, for an attack that runs this one against a model of its own."""

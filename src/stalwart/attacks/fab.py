@@ -6,17 +6,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from stalwart.attacks.base import Attack, Count
+from stalwart.attacks.base import BallAttack, Count
 from stalwart.attacks.guard import undisturbed
 from stalwart.attacks.hyperplanes import Norm, lengths, step_to_hyperplane
 from stalwart.attacks.losses import Goal
 from stalwart.attacks.oracle import Oracle
 from stalwart.attacks.restarts import likely_classes, with_siblings
 from stalwart.core.checks import check_images, check_labels
-from stalwart.core.errors import InputError
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import generator
-from stalwart.sets import L1, L2, Linf, ThreatSet
+from stalwart.sets import ThreatSet
 from stalwart.sets.base import expand, radii
 
 _SEARCH = 2
@@ -36,7 +35,7 @@ class Nearest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FAB(Attack):
+class FAB(BallAttack):
     """FAB in an linf, l2 or l1 ball: minimise the change under which a sample is misclassified, then compare it with eps.
 
     Around z_k the decision boundary towards a class t is taken as the hyperplane f_t - f_y = 0, linearised. With d_k the
@@ -78,10 +77,6 @@ class FAB(Attack):
         require(self.eta >= 1, f"eta must be at least 1, got {self.eta}.")
         require(0 < self.beta < 1, f"beta must lie in (0, 1), got {self.beta}.")
 
-    def fits(self, model: nn.Module, within: ThreatSet) -> bool:
-        """Tell whether the threat set is an linf, l2 or l1 ball."""
-        return isinstance(within, Linf | L2 | L1)
-
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Return the nearest misclassified point of each sample (the shell draws it back to the set), else the clean input.
 
@@ -120,14 +115,13 @@ class FAB(Attack):
                 parts.append(self._search(oracle, x[index], y[index], within.select(index), own, never))
         return Nearest(torch.cat([part.x_adv for part in parts]), torch.cat([part.distance for part in parts]))
 
-    def _search(
-        self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int, enough: Tensor
-    ) -> Nearest:
+    def _search(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int, enough: Tensor) -> Nearest:
         """Run all restarts; a sample is done once its distance is at most ``enough`` [B]."""
-        if not isinstance(within, Linf | L2 | L1):
-            raise InputError(f"fab works in linf, l2 and l1 balls, not in {within.describe()}; use pgd there.")
+        self.require_ball(within)
         everyone = torch.arange(len(x), device=x.device)
         wrong = Goal("margin", y).broken(oracle.logits(x, everyone, oracle.eot).mean(0))
+        if oracle.randomised:
+            wrong = torch.zeros_like(wrong)  # one draw, or a few, prove nothing
         found, distance = x.clone(), torch.where(wrong, 0.0, torch.inf).to(x.dtype)
         rows = min(self.targets, oracle.classes - 1) if self.targeted else 1
         order = likely_classes(oracle, x, y)[:, :rows] if self.targeted else None

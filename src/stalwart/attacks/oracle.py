@@ -66,7 +66,7 @@ class Oracle:
 
     @torch.no_grad()
     def logits(self, x: Tensor, index: Tensor, draws: int = 1) -> Tensor:
-        """Return logits [draws, B, K] without gradient; ``index`` says which samples of the batch these are, some maybe twice."""
+        """Return logits [draws, B, K] without gradient; ``index`` says which samples these are, some maybe twice."""
         _count(self.forwards, index, 1 if getattr(self.model, "cheap_draws", False) else draws)
         with FastGradients():
             return draw_logits(self.model, self.arrange(x), draws)
