@@ -6,14 +6,15 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from stalwart.attacks.apgd_l1 import climb_l1
 from stalwart.attacks.ascent import TRUSTED_DRAWS
 from stalwart.attacks.base import BallAttack, Count
 from stalwart.attacks.losses import Goal, LossName
 from stalwart.attacks.oracle import Oracle
-from stalwart.attacks.restarts import worst_of_runs
+from stalwart.attacks.restarts import with_siblings, worst_of_runs
 from stalwart.core.numbers import require
 from stalwart.core.random import generator
-from stalwart.sets import ThreatSet
+from stalwart.sets import L1, ThreatSet
 from stalwart.sets.base import expand, radii
 
 _MOMENTUM = 0.75
@@ -22,7 +23,7 @@ _RISES = 0.75
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(BallAttack):
-    """Auto-PGD (APGD) in an linf or l2 ball: no step size to tune, so a weak result is not for want of tuning.
+    """Auto-PGD (APGD) in an linf, l2 or l1 ball: no step size to tune, so a weak result is not for want of tuning.
 
         u <- P(z_k + η steepest(grad loss(z_k)));  z_{k+1} <- P(z_k + α (u - z_k) + (1 - α) (z_k - z_{k-1}))
 
@@ -33,6 +34,7 @@ class APGD(BallAttack):
     2. η was not halved at w_{j-1} and the best loss has not grown since.
 
     Both are looked at as soon as the loss at z_{w_j} is known, as in the authors' code.
+    In an l1 ball steps are sparse and without momentum instead, see :mod:`stalwart.attacks.apgd_l1`.
     Source: Croce and Hein, ICML 2020 (arXiv 2003.01690), algorithm 1; targets as in their AutoAttack (APGD-T).
 
     Attributes:
@@ -41,12 +43,14 @@ class APGD(BallAttack):
         loss: "ce", "margin", "dlr", "targeted-ce", "targeted-margin" or "targeted-dlr".
         targets: how many classes a targeted loss aims at, the most likely ones first, one run for each and restart; at most
             K - 1 are.
+        larger_radii: in l1, climb in balls of 3 and 2 eps first; no matter elsewhere.
     """
 
     steps: Count = 100
     restarts: Count = 1
     loss: LossName = "ce"
     targets: Count = 9
+    larger_radii: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,16 +61,19 @@ class APGD(BallAttack):
         """Run all restarts, for all targets if the loss has any, and return the best candidate of each sample.
 
         Raises:
-            InputError: the threat set is neither an linf nor an l2 ball.
+            InputError: the threat set is not an linf, l2 or l1 ball.
         """
         self.require_ball(within)
 
         def climb_from(run: int, goal: Goal, x: Tensor, within: ThreatSet, samples: Tensor) -> tuple[Tensor, Tensor]:
-            start = within.sample(x, generator(seed, "start", run, device=x.device))
+            source = generator(seed, "start", run, device=x.device)
+            if isinstance(within, L1):
+                return climb_l1(oracle, goal, x, within, self.steps, samples, source, self.larger_radii)
+            start = within.sample(x, source)
             return climb(oracle, goal, x, start, within, self.steps, samples)
 
         aims = min(self.targets, oracle.classes - 1) if self.loss.startswith("targeted") else 1
-        return worst_of_runs(oracle, self.loss, x, y, within, self.restarts * aims, aims, climb_from)
+        return worst_of_runs(oracle, self.loss, x, y, within, self.restarts * aims, aims, climb_from, together=aims)
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -87,6 +94,8 @@ def climb(
 ) -> tuple[Tensor, Tensor]:
     """Climb ``goal`` from ``start``; who leaves the batch and which iterate is kept is as in :func:`ascend`.
 
+    ``samples`` may hold a sample in several rows; all of them leave with the first that is misclassified.
+
     Returns:
         the iterates [B, ...] and whether each was seen misclassified by a decisive oracle, [B] bool.
     """
@@ -101,7 +110,7 @@ def climb(
         state = state.met(value, gradient, first=k == 0)
         if oracle.decisive and (wrong := goal.broken(logits)).any():
             found[index[wrong]], broken[index[wrong]] = state.z[wrong], True
-            alive = (~wrong).nonzero()[:, 0]
+            alive = (~with_siblings(wrong, samples[index])).nonzero()[:, 0]
             if not len(alive):
                 return found, broken
             index, x, state = index[alive], x[alive], state.select(alive)

@@ -19,7 +19,7 @@ from stalwart.core.checks import check_images, check_labels
 from stalwart.core.errors import BrokenPromiseError, InputError, UsageError
 from stalwart.core.numbers import require
 from stalwart.core.random import derive
-from stalwart.sets import L2, Linf, RelativeBox, ThreatSet
+from stalwart.sets import L1, L2, Linf, RelativeBox, ThreatSet
 from stalwart.spiking import find_surrogate, gradients
 from stalwart.spiking.modes import BACKWARDS
 from stalwart.stochastic import scores
@@ -149,7 +149,9 @@ class Attack(Gradients):
             chosen = batch_size or fitting_batch(model, x)
             for number, start in enumerate(range(0, len(x), chosen)):
                 index = torch.arange(start, min(start + chosen, len(x)), device=x.device)
-                part = self._attack(model, x[index], y[index], within.select(index), derive(seed, "chunk", number))
+                part = self._attack(
+                    model, x[index], y[index], within.select(index), derive(seed, "chunk", number), chosen
+                )
                 parts.append(part)
         if batch_size is None:
             parts[0].cost.forwards[:1] += 1  # the pass that measured the activations
@@ -163,8 +165,8 @@ class Attack(Gradients):
             ),
         )
 
-    def _attack(self, model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> AttackResult:
-        oracle = Oracle(model, x, self.eot, self.average)
+    def _attack(self, model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, seed: int, rows: int) -> AttackResult:
+        oracle = Oracle(model, x, self.eot, self.average, rows=rows)
         check_labels(y, len(x), oracle.classes)
         x_adv = within.project(x, self.run(oracle, x, y, within, seed)).contiguous()
         inside = within.contains(x, x_adv)
@@ -183,18 +185,18 @@ class Attack(Gradients):
 
 @dataclass(frozen=True, kw_only=True)
 class BallAttack(Attack):
-    """Base record of attacks that work in linf and l2 balls alone."""
+    """Base record of attacks that work in linf, l2 and l1 balls alone."""
 
     def fits(self, model: nn.Module, within: ThreatSet) -> bool:
-        """Tell whether the threat set is an linf or an l2 ball."""
-        return isinstance(within, Linf | L2)
+        """Tell whether the threat set is an linf, l2 or l1 ball."""
+        return isinstance(within, Linf | L2 | L1)
 
     def require_ball(self, within: ThreatSet) -> None:
         """Refuse other sets.
 
         Raises:
-            InputError: the threat set is neither an linf nor an l2 ball.
+            InputError: the threat set is not an linf, l2 or l1 ball.
         """
-        if not isinstance(within, Linf | L2):
+        if not isinstance(within, Linf | L2 | L1):
             name = type(self).__name__.lower()
-            raise InputError(f"{name} works in linf and l2 balls, not in {within.describe()}; use pgd there.")
+            raise InputError(f"{name} works in linf, l2 and l1 balls, not in {within.describe()}; use pgd there.")

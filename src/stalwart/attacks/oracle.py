@@ -1,5 +1,6 @@
 """What an attack may ask of a model: logits and input gradients, averaged over noise draws and counted per sample."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -28,12 +29,19 @@ class Oracle:
         randomised: whether two calls on the same input differ, so that no single success is to be believed.
         decisive: whether a sample is done once this model misclassifies it. Not so on the source of a transfer attack,
             where it would stop right behind the source's decision boundary, nor on a randomised model.
+        rows: how many inputs one pass should hold, for attacks that run several points of a sample side by side.
     """
 
     def __init__(
-        self, model: nn.Module, x: Tensor, eot: int = 1, average: Average = "loss", is_target: bool = True
+        self,
+        model: nn.Module,
+        x: Tensor,
+        eot: int = 1,
+        average: Average = "loss",
+        is_target: bool = True,
+        rows: int = 512,
     ) -> None:
-        self.model, self.average = model, average
+        self.model, self.average, self.rows = model, average, rows
         self.forwards = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.backwards = torch.zeros_like(self.forwards)
         with torch.no_grad():
@@ -58,8 +66,8 @@ class Oracle:
 
     @torch.no_grad()
     def logits(self, x: Tensor, index: Tensor, draws: int = 1) -> Tensor:
-        """Return logits [draws, B, K] without gradient; ``index`` says which samples of the batch these are."""
-        self._count(self.forwards, index, 1 if getattr(self.model, "cheap_draws", False) else draws)
+        """Return logits [draws, B, K] without gradient; ``index`` says which samples these are, some maybe twice."""
+        _count(self.forwards, index, 1 if getattr(self.model, "cheap_draws", False) else draws)
         with FastGradients():
             return draw_logits(self.model, self.arrange(x), draws)
 
@@ -73,14 +81,14 @@ class Oracle:
         with torch.enable_grad(), FastGradients():
             logits = draw_logits(self.model, leaf, self.eot).mean(0)
         _require_gradient(logits)
-        self._count(self.forwards, index, self._passes)
+        _count(self.forwards, index, self._passes)
         return leaf, logits
 
     def pull(self, value: Tensor, leaf: Tensor, index: Tensor, again: bool = False) -> Tensor:
         """Return the gradient at the leaf [B, ...] of ``value`` [B], made of its logits; ``again`` if another one follows."""
         with FastGradients():
             (gradient,) = torch.autograd.grad(value.sum(), leaf, retain_graph=again)
-        self._count(self.backwards, index, self._passes)
+        _count(self.backwards, index, self._passes)
         return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
     def gradient(self, x: Tensor, goal: Goal, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,25 +97,41 @@ class Oracle:
         Raises:
             InputError: the model's output does not depend on its input in a way autograd can see.
         """
+        values, logits, gradients = self.gradients(x, [goal], index)
+        return values[0], logits, gradients[0]
+
+    def gradients(self, x: Tensor, goals: Sequence[Goal], index: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return averaged losses [G, B], the logits of the last draw [B, K] and each loss's gradient [B, ...] at x.
+
+        All goals share the forward pass.
+
+        Raises:
+            InputError: the model's output does not depend on its input in a way autograd can see.
+        """
         x = self.arrange(x.detach()).requires_grad_()
         # A mean of losses is taken draw by draw where each draw is a whole pass: one graph in memory, not eot of them.
         alone = self._passes > 1 and self.average == "loss"
+        draws = self.eot if alone else 1
         values: list[Tensor] = []
-        gradient: Tensor | None = None
+        found: list[Tensor] = []
         with torch.enable_grad(), FastGradients():
-            for _ in range(self.eot if alone else 1):
+            for draw in range(draws):
                 logits = draw_logits(self.model, x, 1 if alone else self.eot)
-                value = self.averaged(logits, goal)
-                _require_gradient(value)
-                (fresh,) = torch.autograd.grad(value.sum(), x)
-                gradient = fresh if gradient is None else gradient + fresh
-                values.append(value.detach())
-        value = torch.stack(values).mean(0)
-        assert gradient is not None
-        gradient = gradient if len(values) == 1 else gradient / len(values)
-        self.forwards[index] += self._passes
-        self.backwards[index] += self._passes
-        return value, logits[-1].detach(), torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+                for number, goal in enumerate(goals):
+                    value = self.averaged(logits, goal)
+                    _require_gradient(value)
+                    (fresh,) = torch.autograd.grad(value.sum(), x, retain_graph=number < len(goals) - 1)
+                    if draw == 0:
+                        values.append(value.detach())
+                        found.append(fresh)
+                    else:
+                        values[number] = values[number] + value.detach()
+                        found[number] = found[number] + fresh
+        _count(self.forwards, index, self._passes)
+        _count(self.backwards, index, self._passes * len(goals))
+        means = [one if draws == 1 else one / draws for one in found]
+        clean = [torch.nan_to_num(one, nan=0.0, posinf=0.0, neginf=0.0) for one in means]
+        return torch.stack(values) / draws, logits[-1].detach(), clean
 
     def averaged(self, logits: Tensor, goal: Goal) -> Tensor:
         """Return the loss [B] of logits [draws, B, K], averaged over the draws as ``average`` says."""
@@ -117,10 +141,9 @@ class Oracle:
             return goal(logits.mean(0))
         return goal(logits.log_softmax(-1).logsumexp(0) - torch.tensor(float(len(logits))).log())
 
-    @staticmethod
-    def _count(passes: Tensor, index: Tensor, number: int) -> None:
-        # A sample may stand in a batch more than once.
-        passes.index_add_(0, index, torch.full_like(index, number))
+
+def _count(passes: Tensor, index: Tensor, amount: int) -> None:
+    passes.index_add_(0, index, passes.new_full((len(index),), amount))
 
 
 def _require_gradient(value: Tensor) -> None:

@@ -79,7 +79,7 @@ class SurrogateEnsemble(Attack):
         draws = JUDGE_DRAWS if oracle.randomised else 1
         for name, member in members_of(oracle.model).items():
             with gradients(oracle.model, **member):
-                view = Oracle(oracle.model, x[alive], inner.eot, inner.average)
+                view = Oracle(oracle.model, x[alive], inner.eot, inner.average, rows=oracle.rows)
                 z = inner.run(view, x[alive], y[alive], within.select(alive), derive(seed, name))
             oracle.forwards[alive] += view.forwards
             oracle.backwards[alive] += view.backwards

@@ -3,8 +3,10 @@
 ATTACKS: dict[str, str] = {
     "adaptive-surrogate": "stalwart.attacks.adaptive_surrogate:AdaptiveSurrogateAttack",
     "apgd": "stalwart.attacks.apgd:APGD",
+    "autoattack": "stalwart.attacks.autoattack:AutoAttack",
     "bim": "stalwart.attacks.pgd:BIM",
     "binary-pgd": "stalwart.attacks.binary_pgd:BinaryPGD",
+    "fab": "stalwart.attacks.fab:FAB",
     "fgsm": "stalwart.attacks.fgsm:FGSM",
     "noise": "stalwart.attacks.random_noise:RandomNoise",
     "pgd": "stalwart.attacks.pgd:PGD",

@@ -64,7 +64,7 @@ class Transfer(Attack):
     def _crafted(
         inner: Attack, source: nn.Module, target: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int
     ) -> Tensor:
-        view = Oracle(source, x, inner.eot, inner.average, is_target=False)
+        view = Oracle(source, x, inner.eot, inner.average, is_target=False, rows=target.rows)
         if view.classes != target.classes:
             raise InputError(
                 f"the transfer's source returns {view.classes} logits but the target {target.classes}; both must know the same "

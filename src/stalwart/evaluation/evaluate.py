@@ -156,7 +156,8 @@ def evaluate(
                 findings.correct[entry.name], findings.kinds[entry.name] = correct, entry.kind
             if entry.name == "pgd-ce":
                 findings.by_radius[eps] = correct
-            advance(len(rows), f"{entry.name} at eps {eps:g}")
+            stand = float(candidates[eps].correct(rule).float().mean())
+            advance(len(rows), f"{entry.name} at eps {eps:g}, at most {stand:.1%} robust")
 
     points = [CurvePoint(eps=0.0, robust=_rate(clean))] if radii[0] > 0 else []
     for smaller, eps in zip([None, *radii], radii, strict=False):

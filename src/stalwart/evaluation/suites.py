@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import nn
 
 from stalwart.attacks import Attack
+from stalwart.attacks.autoattack import MEMBERS, Version
 from stalwart.attacks.table import ATTACKS
 from stalwart.core.numbers import require
 from stalwart.core.registry import build, lookup
@@ -187,6 +188,33 @@ from the network before the conversion, and a search without gradients; the cost
 Source: Özdenizci and Legenstein, TMLR 2024 (arXiv 2311.09266), section 4.
 """
 
+_REFERENCE = Entry("pgd-ce", "pgd", _pgd("ce", 20), curve=True)
+
+
+def _autoattack(version: Version, survivors: bool) -> tuple[Entry, ...]:
+    return tuple(
+        Entry(name, "autoattack", {"version": version, "only": [name]}, curve=name == "apgd-t", survivors=survivors)
+        for name in MEMBERS[version]
+    )
+
+
+AUTOATTACK = Suite(
+    "autoattack",
+    (*_CONTROLS, _REFERENCE, *_autoattack("standard", True)),
+    (
+        *_CONTROLS,
+        Entry("pgd-ce", "pgd", _pgd("ce", 20, eot=20), curve=True),
+        *_autoattack("rand", False),
+        _noise_off("margin", 20, curve=True),
+    ),
+)
+"""The members of AutoAttack, version ``standard``, each on what those before it have left; ``rand`` on a randomised model.
+
+Source: Croce and Hein, ICML 2020 (arXiv 2003.01690), section 5.
+"""
+
+AUTOATTACK_PLUS = Suite("autoattack-plus", (*_CONTROLS, _REFERENCE, *_autoattack("plus", True)), AUTOATTACK.randomised)
+
 HARDWARE = Suite("hardware", QUICK.entries, QUICK.randomised, chips=25)
 """The attacks of ``quick``, and then what imperfect processors leave: :func:`stalwart.evaluation.hardware.measure`."""
 
@@ -196,7 +224,8 @@ EVENTS = Suite("events", (*QUICK.entries, *_FEW_FLIPS), (*QUICK.randomised, *_FE
 """For rasters of events: also attacks that look for the fewest flips; other threat sets meet those of ``quick`` alone."""
 
 SUITES: dict[str, str] = {
-    "events": "stalwart.evaluation.suites:EVENTS",
+    "autoattack": "stalwart.evaluation.suites:AUTOATTACK",
+    "autoattack-plus": "stalwart.evaluation.suites:AUTOATTACK_PLUS",
     "hardware": "stalwart.evaluation.suites:HARDWARE",
     "quick": "stalwart.evaluation.suites:QUICK",
     "standard": "stalwart.evaluation.suites:STANDARD",
