@@ -23,6 +23,7 @@ from stalwart.sets import L1, L2, Linf, RelativeBox, ThreatSet
 from stalwart.spiking import find_surrogate, gradients
 from stalwart.spiking.modes import BACKWARDS
 from stalwart.stochastic import scores
+from stalwart.stochastic.rules import Rule
 
 JUDGE_DRAWS = 20
 """Fresh draws behind ``success`` and ``margin`` of a randomised model."""
@@ -48,12 +49,16 @@ class AttackResult:
         margin: z_y - max_{j != y} z_j at x_adv, [B]; negative where the attack succeeded. On a randomised model z is the
             log of the softmax averaged over 20 fresh draws, so that success is not a matter of one lucky draw.
         cost: passes spent on each sample.
+        distance: of attacks that look for the nearest adversarial point (:mod:`stalwart.attacks.minimal`) the size of the least
+            change found that the model misclassifies, in the norm of the threat set and also beyond its radius, [B] float64:
+            0 where the clean input is misclassified, infinity where none was found. None for all other attacks.
     """
 
     x_adv: Tensor
     success: Tensor
     margin: Tensor
     cost: Cost
+    distance: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +160,7 @@ class Attack(Gradients):
                 parts.append(part)
         if batch_size is None:
             parts[0].cost.forwards[:1] += 1  # the pass that measured the activations
+        distances = [part.distance for part in parts if part.distance is not None]
         return AttackResult(
             torch.cat([part.x_adv for part in parts]),
             torch.cat([part.success for part in parts]),
@@ -163,24 +169,39 @@ class Attack(Gradients):
                 torch.cat([part.cost.forwards for part in parts]),
                 torch.cat([part.cost.backwards for part in parts]),
             ),
+            torch.cat(distances) if distances else None,
         )
 
     def _attack(self, model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, seed: int, rows: int) -> AttackResult:
         oracle = Oracle(model, x, self.eot, self.average, rows=rows)
         check_labels(y, len(x), oracle.classes)
-        x_adv = within.project(x, self.run(oracle, x, y, within, seed)).contiguous()
+        return self.judged(oracle, x, y, within, self.run(oracle, x, y, within, seed))
+
+    def judged(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, candidates: Tensor) -> AttackResult:
+        """Put candidates [B, ...] into the set, see that they are in it, and return what the model makes of them.
+
+        Raises:
+            BrokenPromiseError: a point outside the set.
+        """
+        x_adv = within.project(x, candidates).contiguous()
         inside = within.contains(x, x_adv)
         if not inside.all():
             bad = int((~inside).nonzero()[0])
             raise BrokenPromiseError(
                 f"{type(self).__name__} left {within.describe()} in sample {bad}; please report this."
             )
-        with torch.no_grad(), FastGradients():
-            draws = JUDGE_DRAWS if oracle.randomised else 1
-            found = -margin(scores(model, oracle.arrange(x_adv), "mean-softmax" if draws > 1 else "single", draws), y)
-        oracle.forwards += 1 if getattr(model, "cheap_draws", False) else draws
+        found = self.judge(oracle, x_adv, y)
         success = ~(found > 0) if self.ties else found < 0
         return AttackResult(x_adv, success, found, Cost(oracle.forwards, oracle.backwards))
+
+    def judge(self, oracle: Oracle, z: Tensor, y: Tensor) -> Tensor:
+        """Return the margin z_y - max_{j != y} z_j [B] at any points, by the mean softmax of a randomised model."""
+        draws = JUDGE_DRAWS if oracle.randomised else 1
+        rule: Rule = "mean-softmax" if oracle.randomised else "single"
+        with torch.no_grad(), FastGradients():
+            found = -margin(scores(oracle.model, oracle.arrange(z), rule, draws), y)
+        oracle.forwards += 1 if getattr(oracle.model, "cheap_draws", False) else draws
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

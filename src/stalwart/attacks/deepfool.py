@@ -1,78 +1,115 @@
-"""DeepFool on binary rasters: the way to the nearest decision boundary, looked for where the network really is."""
+"""DeepFool: from one linearised decision boundary to the next."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from stalwart.attacks.losses import margin
+from stalwart.attacks.base import Count
+from stalwart.attacks.gaps import gaps
+from stalwart.attacks.hyperplane import least_change
+from stalwart.attacks.minimal import MinimalAttack, drawn_in
+from stalwart.attacks.nearest_class import ORDER
 from stalwart.attacks.oracle import Oracle
+from stalwart.core.numbers import Number, require
+from stalwart.sets import ThreatSet
 from stalwart.sets.base import expand
 
-_LEAST = 1e-4
-"""The smallest step, so that an iterate on the boundary moves on."""
+
+@dataclass(frozen=True, kw_only=True)
+class DeepFool(MinimalAttack):
+    """Go to the nearest boundary of the linearised network, until the true one is crossed; l2 and linf.
+
+        k = argmin over k != y of the least r with <grad z_k - grad z_y, r> = z_y - z_k;  x <- x_0 + (1 + overshoot) Σ r
+
+    r is the least step inside the box (:func:`least_change`), not a step that is clipped afterwards as published, so that on a
+    linear model the first one leads to the nearest point of the box. Samples that have crossed leave the batch. Then, which
+    goes beyond the published algorithm, the boundary is linearised where it was crossed, and the nearest point of that plane to
+    x_0 is taken where it is misclassified and nearer.
+    Source: Moosavi-Dezfooli, Fawzi, Frossard, CVPR 2016 (arXiv 1511.04599), algorithm 2 and equations 10 and 11.
+
+    Attributes:
+        steps: linearisations, at least 1.
+        overshoot: how much farther than the boundary a step goes, a share of the whole change, at least 0.
+        classes: how many of the likeliest other classes count.
+        refine: how often the crossed boundary is linearised again, at least 0.
+    """
+
+    steps: Count = 50
+    overshoot: Number = 0.02
+    classes: Count = 10
+    refine: Count = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "classes"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
+        require(self.refine >= 0, f"refine must be at least 0, got {self.refine}.")
+        require(self.overshoot >= 0, f"overshoot must be at least 0, got {self.overshoot}.")
+
+    def search(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, samples: Tensor, seed: int) -> Tensor:
+        """Return where each sample first crossed the boundary, or the nearer point of the plane there."""
+        z = cross(oracle, x, y, within, within.name, samples, self.steps, self.overshoot, self.classes)
+        for _ in range(self.refine):
+            z, _ = drawn_in(oracle, x, z, y, within, samples, self.polish)
+            gap, slope, _ = gaps(oracle, z, y, samples, 1)
+            need = (slope[:, 0] * (z - x)).flatten(1).sum(1) + gap[:, 0]
+            step = nearest_step(need[:, None].clamp_min(0), slope, x, within, within.name)
+            closer = (x + (1 + self.overshoot) * step).clamp(within.low, within.high)
+            closer, wrong = drawn_in(oracle, x, closer, y, within, samples, self.polish)
+            better = wrong & (within.distance(x, closer) < within.distance(x, z))
+            z = torch.where(expand(better, x).bool(), closer, z)  # type: ignore[union-attr]
+        return z
 
 
-def to_boundary(
-    oracle: Oracle, x: Tensor, y: Tensor, samples: Tensor, steps: int, overshoot: float, classes: int
-) -> tuple[Tensor, Tensor]:
-    """Return the unit normal of a decision boundary near x and the way Σr that leads beyond it, both [B, ...].
-
-    With f and its gradients at the rounded iterate, and for every other class k
-
-        w_k = ∇f_k - ∇f_y,   d_k = |f_k - f_y| / ‖w_k‖,   r = max(d_k, 1e-4) w_k / ‖w_k‖ of the k with the least d_k
-
-    the iterate itself is never rounded: X̃ <- X̃ + r, until f(x + (1 + overshoot) Σr) decides for another class k. The normal is
-    that of ∇(f_k - f_y) at X̃; zero where no gradient leads anywhere.
-
-    Source: Moosavi-Dezfooli et al., CVPR 2016 (arXiv 1511.04599), algorithm 2; rounding: Büchel et al. 2022 (arXiv 2110.02929).
+def cross(
+    oracle: Oracle,
+    x: Tensor,
+    y: Tensor,
+    within: ThreatSet,
+    norm: str,
+    samples: Tensor,
+    steps: int,
+    overshoot: float,
+    classes: int,
+) -> Tensor:
+    """Return the first misclassified point [B, ...] on DeepFool's way in a norm, or the last point of the way.
 
     Args:
         oracle: the model.
-        x: binary rasters [B, ...] that it decides rightly.
+        x: where the ways start [B, ...].
         y: labels [B].
-        samples: which of the oracle's samples these are, [B].
-        steps: at most so many r.
-        overshoot: how far beyond Σr the decision is asked for.
-        classes: how many other classes are looked at, the likeliest.
+        within: the set whose box [low, high] holds.
+        norm: "linf", "l2" or "l1".
+        samples: which samples of the oracle's batch these are [B].
+        steps, overshoot, classes: as in :class:`DeepFool`.
     """
-    way, rival, alive = torch.zeros_like(x), y.clone(), torch.arange(len(x), device=x.device)
+    found, index = x.clone(), torch.arange(len(x), device=x.device)
+    start, z, total = x, x, torch.zeros_like(x)
     for _ in range(steps):
-        at = (x + way)[alive].clamp(0, 1).round()
-        gap, slope, nearest = _linearise(oracle, at, y[alive], samples[alive], classes)
-        moving = nearest >= 0  # the others have no gradient
-        alive, gap, slope = alive[moving], gap[moving], slope[moving]
-        rival[alive] = nearest[moving]
-        if not len(alive):
-            break
-        length = slope.flatten(1).norm(dim=1)
-        way[alive] += expand((gap / length).clamp_min(_LEAST) / length, slope) * slope
-        beyond = x[alive] + (1 + overshoot) * way[alive]
-        logits = oracle.logits(beyond, samples[alive], oracle.eot).mean(0)
-        fooled = margin(logits, y[alive]) > 0
-        rival[alive[fooled]] = logits.argmax(1)[fooled]
-        alive = alive[~fooled]
-        if not len(alive):
-            break
-    leaf, logits = oracle.trace(x + way, samples)
-    gap = (logits.gather(1, rival[:, None]) - logits.gather(1, y[:, None]))[:, 0]
-    normal = oracle.pull(gap, leaf, samples)
-    length = normal.flatten(1).norm(dim=1)
-    return normal / expand(torch.where(length > 0, length, 1.0), normal), way
+        gap, slope, _ = gaps(oracle, z, y[index], samples[index], classes)
+        left = (gap > 0).all(1).nonzero()[:, 0]
+        if not len(left):
+            return found
+        index, start, z, total = index[left], start[left], z[left], total[left]
+        step = nearest_step(gap[left], slope[left], z, within, norm)
+        total = total + step
+        z = (start + (1 + overshoot) * total).clamp(within.low, within.high)
+        found[index] = z
+    return found
 
 
-def _linearise(oracle: Oracle, x: Tensor, y: Tensor, samples: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return |f_k - f_y| [B], w_k [B, ...] and k [B] of the class whose linearised boundary is nearest; k = -1 if none is."""
-    leaf, logits = oracle.trace(x, samples)
-    others = logits.detach().scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :-1]
-    others = others[:, :classes]
-    own = logits.gather(1, y[:, None])[:, 0]
-    found, slope = torch.zeros_like(own), torch.zeros_like(x)
-    least, nearest = torch.full_like(own, torch.inf).detach(), torch.full_like(y, -1)
-    for place in range(others.shape[1]):
-        gap = logits.gather(1, others[:, place : place + 1])[:, 0] - own
-        w = oracle.pull(gap, leaf, samples, again=place + 1 < others.shape[1])
-        size = gap.detach().abs()
-        distance = size / w.flatten(1).norm(dim=1)  # infinite, or NaN at a tie, where there is no gradient
-        nearer = distance < least
-        least, nearest = torch.where(nearer, distance, least), torch.where(nearer, others[:, place], nearest)
-        found, slope = torch.where(nearer, size, found), torch.where(nearer.reshape(-1, *[1] * (w.dim() - 1)), w, slope)
-    return found.detach(), slope, nearest
+def nearest_step(gap: Tensor, slope: Tensor, z: Tensor, within: ThreatSet, norm: str) -> Tensor:
+    """Return the least step [B, ...] from z inside the box that closes one of the gaps [B, C] of slopes [B, C, ...]."""
+    classes = gap.shape[1]
+    flat = z.flatten(1).repeat_interleave(classes, 0)
+    change, missing = least_change(
+        gap.flatten(), slope.flatten(2).flatten(0, 1), within.low - flat, within.high - flat, norm
+    )
+    size = change.norm(p=ORDER[norm], dim=1).reshape(gap.shape)
+    # A class that the linearised network cannot reach inside the box comes after all that it can, the nearest first.
+    short = (missing.reshape(gap.shape) / gap.clamp_min(torch.finfo(gap.dtype).tiny)).clamp(0, 1)
+    rank = torch.where(short > 1e-4, 1e6 * (1 + short), size)
+    best = rank.argmin(1)
+    rows = torch.arange(len(z), device=z.device)
+    return change.reshape(len(z), classes, -1)[rows, best].reshape(z.shape)

@@ -166,6 +166,14 @@ class ThreatSet(abc.ABC):
         inside = ((wide >= self.low - slack) & (wide <= self.high + slack)).flatten(1).all(1)
         return inside & self._near(x, wide, tolerance, unit)
 
+    def distance(self, x: Float[Tensor, " batch *shape"], z: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
+        """Return the size of the change from x to z in the norm of this set, in float64: the least radius that holds z.
+
+        Raises:
+            UsageError: the set is no ball, so that it has no norm.
+        """
+        raise UsageError(f"{self.describe()} is no ball and knows no distances; take Linf, L2, L1 or L0.")
+
     def select(self, index: Tensor | slice) -> "ThreatSet":
         """Return the set for the samples ``index`` (a slice, or a tensor of booleans or positions) of a batch."""
         radius = self.radius

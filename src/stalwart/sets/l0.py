@@ -73,6 +73,10 @@ class L0(Counted):
         taken = torch.where(place < radii(self.radius, x)[:, None], kept, 0.0).sum(1)
         return round_up((slope * centre).flatten(1).sum(1) + taken, x.dtype)
 
+    def distance(self, x: Float[Tensor, " batch *shape"], z: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
+        """Return the number of locations in which z differs from x, in float64."""
+        return (_by_location((z != x).double()) > 0).sum(1).double()
+
     def _near(self, x: Tensor, z: Tensor, tolerance: float, unit: float) -> Tensor:
         moved = _by_location(((z - x).abs() > tolerance * unit).double()) > 0
         return moved.sum(1) <= radii(self.radius, x)

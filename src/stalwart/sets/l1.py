@@ -107,6 +107,10 @@ class L1(NormBall):
         best = (slope * centre).sum(1) + (slope.abs().gather(1, order) * taken).sum(1)
         return round_up(best, x.dtype)
 
+    def distance(self, x: Float[Tensor, " batch *shape"], z: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
+        """Return ||z - x||_1 of each sample, in float64."""
+        return _length(z - x)
+
     def _near(self, x: Tensor, z: Tensor, tolerance: float, unit: float) -> Tensor:
         eps = radii(self.radius, x)
         return _length(z - x) <= eps + tolerance * eps.clamp_min(unit)

@@ -87,6 +87,10 @@ class L2(NormBall):
         best = (slope * (centre + delta)).sum(1) + torch.where(within | (rate == 0), 0.0, slack)
         return round_up(best, x.dtype)
 
+    def distance(self, x: Float[Tensor, " batch *shape"], z: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
+        """Return ||z - x||_2 of each sample, in float64."""
+        return _length(z - x)
+
     def _near(self, x: Tensor, z: Tensor, tolerance: float, unit: float) -> Tensor:
         eps = radii(self.radius, x)
         return _length(z - x) <= eps + tolerance * eps.clamp_min(unit)

@@ -52,6 +52,10 @@ class Linf(NormBall):
         best = wide.clamp_min(0) * upper + wide.clamp_max(0) * lower
         return round_up(best.flatten(1).sum(1), x.dtype)
 
+    def distance(self, x: Float[Tensor, " batch *shape"], z: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch"]:
+        """Return max_i |z_i - x_i| of each sample, in float64."""
+        return (z - x).abs().flatten(1).amax(1).double()
+
     def _near(self, x: Tensor, z: Tensor, tolerance: float, unit: float) -> Tensor:
         eps = expand(self.radius, x)
         return ((z - x).abs() <= eps + tolerance * unit).flatten(1).all(1)

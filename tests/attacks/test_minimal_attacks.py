@@ -1,0 +1,363 @@
+"""Attacks that look for the nearest adversarial point: it is known on linear models, with and without faces of the box."""
+
+import pytest
+import torch
+from torch import nn
+from traces import snapshot
+
+import stalwart as sw
+from stalwart.attacks.hyperplane import least_change
+from stalwart.attacks.minimal import MinimalAttack
+from stalwart.core.errors import InputError, UsageError
+from stalwart.core.random import generator
+
+ORDER = {"linf": torch.inf, "l2": 2, "l1": 1}
+BALLS = {"linf": sw.Linf, "l2": sw.L2, "l1": sw.L1}
+QUICK = {
+    "deepfool": {},
+    "ddn": {"steps": 20},
+    "fmn": {"steps": 20},
+    "cw": {"steps": 20, "searches": 3},
+    "hopskipjump": {"queries": 300},
+    "sparsefool": {},
+}
+KNOWN = {
+    "deepfool": (sw.Linf, sw.L2),
+    "ddn": (sw.L2,),
+    "fmn": (sw.Linf, sw.L2, sw.L1, sw.L0),
+    "cw": (sw.L2,),
+    "hopskipjump": (sw.Linf, sw.L2),
+    "sparsefool": (sw.L1, sw.L0),
+}
+PAIRS = [(name, kind) for name, kinds in KNOWN.items() for kind in kinds]
+
+
+def by_bisection(gap, slope, lower, upper, norm):
+    """Return the least size of a change that closes the gap, by halving the radius of the ball; the slow twin."""
+    low, high = 0.0, 1e3
+    for _ in range(200):
+        middle = (low + high) / 2
+        if norm == "linf":
+            move = slope.sign() * middle
+        elif norm == "l2":
+            # The best point of ball and box is clip(t s), for the largest t inside the ball; t by halving too.
+            small, large = 0.0, 1e9
+            for _ in range(100):
+                t = (small + large) / 2
+                inside = torch.minimum(torch.maximum(t * slope, lower), upper).norm() <= middle
+                small, large = (t, large) if inside else (small, t)
+            move = small * slope
+        else:
+            budget, move = middle, torch.zeros_like(slope)
+            for i in slope.abs().argsort(descending=True):
+                move[i] = slope[i].sign() * min(budget, float(upper[i] if slope[i] > 0 else -lower[i]))
+                budget -= abs(float(move[i]))
+        gained = (slope * torch.minimum(torch.maximum(move, lower), upper)).sum()
+        low, high = (low, middle) if gained >= gap else (middle, high)
+    return high
+
+
+@pytest.mark.parametrize("norm", ORDER)
+def test_the_least_change_is_that_of_the_slow_twin(norm):
+    source = generator(3)
+    slope = torch.randn(6, 7, generator=source, dtype=torch.float64)
+    slope[0, :3] = 0
+    lower, upper = -torch.rand(6, 7, generator=source).double(), torch.rand(6, 7, generator=source).double()
+    upper[1, 2] = lower[2, 4] = 0
+    most = (slope * torch.where(slope > 0, upper, lower)).sum(1)
+    gap = most * torch.tensor([0.1, 0.4, 0.7, 0.95, 0.0, 1.5], dtype=torch.float64)
+    change, left = least_change(gap, slope, lower, upper, norm)
+    assert ((change >= lower) & (change <= upper)).all()
+    assert torch.allclose((slope * change).sum(1) + left, gap, atol=1e-9)
+    assert torch.allclose(left[:5], torch.zeros(5, dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(left[5], gap[5] - most[5], atol=1e-9), "a gap too wide for the box leaves the rest"
+    for one in range(4):
+        twin = by_bisection(gap[one], slope[one], lower[one], upper[one], norm)
+        assert float(change[one].norm(p=ORDER[norm])) == pytest.approx(twin, rel=1e-6)
+
+
+def linear(classes, boxed, width=6):
+    """Return a linear model, inputs, labels and their box; half of the boxed inputs lie on a face."""
+    torch.manual_seed(classes)
+    model = nn.Linear(width, classes).double()
+    x = torch.rand(12, width, generator=generator(classes), dtype=torch.float64)
+    x, box = ((1.6 * x - 0.3).clamp(0, 1), (0.0, 1.0)) if boxed else (2 * x - 1, (-4.0, 4.0))
+    return model, x, model(x).argmax(1), {"low": box[0], "high": box[1]}
+
+
+def distances(model, x, y, box, norm):
+    """Return the exact distance of the nearest adversarial point inside the box, and whether a face binds there."""
+    z, best, binds = model(x).detach(), torch.full((len(x),), torch.inf, dtype=torch.float64), torch.zeros(len(x)) > 0
+    for k in range(z.shape[1]):
+        slope = (model.weight[k][None] - model.weight[y]).detach()
+        gap = z.gather(1, y[:, None])[:, 0] - z[:, k]
+        change, left = least_change(gap, slope, box["low"] - x, box["high"] - x, norm)
+        size = change.norm(p=ORDER[norm], dim=1).masked_fill((left > 1e-9) | (y == k), torch.inf)
+        free = gap / slope.norm(p={"linf": 1, "l2": 2, "l1": torch.inf}[norm], dim=1)
+        binds = torch.where(size < best, size > 1.001 * free, binds)
+        best = torch.minimum(best, size)
+    return best, binds
+
+
+def radii_around(exact):
+    """Return radii of which half are too small and half large enough, by 3 %."""
+    return exact.nan_to_num(posinf=1.0) * torch.where(torch.arange(len(exact)) % 2 == 0, 0.97, 1.03)
+
+
+STRONG = {
+    "deepfool": {},
+    "ddn": {"steps": 100},
+    "fmn": {"steps": 120},
+    "cw": {"steps": 320, "searches": 6, "start": 0.3},
+    "hopskipjump": {"queries": 6000},
+}
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "norm", "classes"),
+    [
+        *[("deepfool", norm, classes) for norm in ("linf", "l2") for classes in (2, 5)],
+        *[("fmn", norm, classes) for norm in ("linf", "l2", "l1") for classes in (2, 5)],
+        ("ddn", "l2", 2),
+        ("ddn", "l2", 5),
+        ("cw", "l2", 5),
+        # Decisions alone do not tell which of several boundaries is nearest.
+        ("hopskipjump", "linf", 2),
+        ("hopskipjump", "l2", 2),
+    ],
+)
+def test_the_nearest_point_of_a_linear_model_is_found(name, norm, classes, boxed):
+    model, x, y, box = linear(classes, boxed)
+    exact, binds = distances(model, x, y, box, norm)
+    assert binds.any() == boxed, "the box must bind for some samples, and only where it is meant to"
+    radius = radii_around(exact)
+    result = sw.attack(name, **STRONG[name])(model, x, y, within=BALLS[norm](radius, **box))
+    reachable = exact.isfinite()
+    assert torch.equal(result.distance.isfinite(), reachable)
+    ratio = (result.distance / exact)[reachable]
+    assert (ratio >= 1 - 1e-6).all()
+    assert (ratio <= 1.02).all()
+    # At a fixed radius it succeeds exactly where it must.
+    assert torch.equal(result.success, reachable & (radius >= exact))
+    assert 0 < result.success.sum() < len(x)
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_multi_targeted_succeeds_exactly_where_it_must(norm, classes, boxed):
+    model, x, y, box = linear(classes, boxed)
+    exact, _ = distances(model, x, y, box, norm)
+    result = sw.attack("multi-targeted", steps=40, relative_step=0.5)(
+        model, x, y, within=BALLS[norm](radii_around(exact), **box)
+    )
+    assert torch.equal(result.success, exact.isfinite() & (radii_around(exact) >= exact))
+
+
+def test_multi_targeted_aims_at_every_class_and_stops_when_broken(counting):
+    model, x, y, box = linear(5, False)
+    watched = counting(model)
+    held = sw.attack("multi-targeted", steps=3)(watched, x, y, within=sw.Linf(1e-6, **box))
+    assert held.cost.backwards.tolist() == [4 * 3] * len(x)
+    assert sum(watched.backwards) == 4 * 3 * len(x)
+    few = sw.attack("multi-targeted", steps=3, targets=2)(model, x, y, within=sw.Linf(1e-6, **box))
+    assert few.cost.backwards.tolist() == [2 * 3] * len(x)
+    broken = sw.attack("multi-targeted", steps=3)(model, x, y, within=sw.Linf(8.0, **box))
+    assert broken.success.all()
+    assert (broken.cost.backwards < 12).all()
+    with pytest.raises(UsageError, match="targeted loss"):
+        sw.attack("multi-targeted", loss="ce")
+
+
+def test_sparse_attacks_change_as_few_pixels_as_a_linear_model_needs():
+    model, x, y, box = linear(2, True)
+    slope = (model.weight[1 - y] - model.weight[y]).detach()
+    gap = (model(x).gather(1, y[:, None]) - model(x).gather(1, 1 - y[:, None])).detach()[:, 0]
+    gains = (slope * (torch.where(slope > 0, 1.0, 0.0) - x)).sort(1, descending=True).values.cumsum(1)
+    least = (gains < gap[:, None]).sum(1) + 1
+    reachable = gains[:, -1] >= gap
+    assert reachable.any()
+    for name in ("fmn", "sparsefool"):
+        result = sw.attack(name)(model, x, y, within=sw.L0(2, **box))
+        assert torch.equal(result.distance[reachable], least[reachable].double()), name
+        assert torch.equal(result.success, reachable & (least <= 2)), name
+    evolved = sw.attack("few-pixel", generations=30, population=100)(model, x, y, within=sw.L0(2, **box))
+    assert torch.equal(evolved.success, reachable & (least <= 2))
+
+
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
+def test_results_are_in_the_set_and_the_distance_is_true(name, kind, digits):
+    model, x, y = digits
+    x, y = x[:12], y[:12].clone()
+    y[3] = (y[3] + 1) % 4
+    radius = torch.tensor([0, 1, 2, 3] * 3) if kind is sw.L0 else torch.linspace(0, 1.5, 12)
+    within = kind(radius)
+    attack = sw.attack(name, **QUICK[name])
+    result = attack(model, x, y, within=within, seed=1)
+    assert within.contains(x, result.x_adv).all()
+    assert torch.equal(result.success, model(result.x_adv).argmax(1) != y)
+    wrong = model(x).argmax(1) != y
+    assert wrong[3]
+    assert torch.equal(result.distance == 0, wrong)
+    near = result.distance <= within.radius
+    assert near.any()
+    assert (~near).any()
+    assert result.success[near].all()
+    assert torch.allclose(within.distance(x, result.x_adv)[near], result.distance[near])
+    far = attack(model, x, y, within=kind(64 if kind is sw.L0 else 64.0), seed=1)
+    found = far.distance.isfinite()
+    assert torch.allclose(far.distance[found], within.distance(x, far.x_adv)[found])
+    if name != "hopskipjump":
+        assert torch.equal(far.distance, result.distance), "the search must not depend on the radius"
+    again = attack(model, x, y, within=within, seed=1)
+    assert torch.equal(again.x_adv, result.x_adv)
+    assert torch.equal(again.distance, result.distance)
+
+
+@pytest.mark.parametrize("name", [*QUICK, "multi-targeted", "few-pixel"])
+def test_the_model_is_left_alone(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(144, 2)
+    )
+    model.train()
+    model[3].eval()
+    before = snapshot(model)
+    x, y = torch.rand(3, 1, 8, 8, generator=generator(0)), torch.tensor([0, 1, 0])
+    options = {"multi-targeted": {"steps": 2}, "few-pixel": {"generations": 1, "population": 8}} | QUICK
+    kind = KNOWN.get(name, (sw.L0,) if name == "few-pixel" else (sw.Linf,))[0]
+    random = torch.get_rng_state()
+    result = sw.attack(name, **options[name])(model, x, y, within=kind(1))
+    assert snapshot(model) == before
+    assert torch.equal(torch.get_rng_state(), random)
+    assert (result.distance is None) == (name in ("multi-targeted", "few-pixel"))
+
+
+@pytest.mark.parametrize("name", [*QUICK, "few-pixel"])
+def test_sets_in_other_norms_are_refused(name, digits):
+    model, x, y = digits
+    kinds = KNOWN.get(name, (sw.L0,))
+    attack = sw.attack(name)
+    sets = [kind(1) for kind in (sw.Linf, sw.L2, sw.L1, sw.L0)] + [sw.Box(x[:2], x[:2])]
+    refused = [within for within in sets if not isinstance(within, kinds)]
+    assert len(refused) == 5 - len(kinds)
+    for within in refused:
+        assert not attack.fits(model, within)
+        with pytest.raises(InputError, match="not in"):
+            attack(model, x[:2], y[:2], within=within)
+    assert all(attack.fits(model, within) for within in sets if isinstance(within, kinds))
+
+
+def test_misclassified_samples_cost_next_to_nothing(digits):
+    model, x, y = digits
+    wrong = (model(x[:8]).argmax(1) + 1) % 4
+    mixed = torch.where(torch.arange(8) < 4, wrong, model(x[:8]).argmax(1))
+    for name, (kind, *_) in KNOWN.items():
+        result = sw.attack(name, **QUICK[name])(model, x[:8], mixed, within=kind(1))
+        assert torch.equal(result.distance[:4], torch.zeros(4, dtype=torch.float64)), name
+        assert torch.equal(result.x_adv[:4], x[:4]), name
+        # The probes of the first two samples, a look at each input, and two judgements.
+        assert (result.cost.forwards[:4] <= 3 + 4).all(), name
+        assert (result.cost.backwards[:4] == 0).all(), name
+
+
+def test_hopskipjump_sees_decisions_only(counting):
+    model, x, y, box = linear(2, True)
+
+    class Signs(nn.Module):
+        def forward(self, x):
+            z = model(x)
+            return nn.functional.one_hot(z.argmax(1), 2).double()
+
+    within = sw.L2(1.0, **box)
+    watched = counting(Signs())
+    result = sw.attack("hopskipjump", queries=500)(watched, x, y, within=within)
+    assert torch.equal(result.distance, sw.attack("hopskipjump", queries=500)(model, x, y, within=within).distance)
+    assert (result.cost.backwards == 0).all()
+    assert watched.backwards == []
+    probes = 4  # passes on few samples, whose rows are counted for these alone
+    assert abs(int(result.cost.forwards.sum()) - sum(watched.forwards)) <= probes
+
+
+def test_few_pixels_respect_one_radius_a_sample_and_all_shapes(digits):
+    model, x, y = digits
+    attack = sw.attack("few-pixel", generations=3, population=20)
+    pixels = torch.tensor([0, 1, 2, 5])
+    result = attack(model, x[:4], y[:4], within=sw.L0(pixels), seed=3)
+    assert sw.L0(pixels).contains(x[:4], result.x_adv).all()
+    assert torch.equal(result.x_adv[0], x[0])
+    assert torch.equal(attack(model, x[:4], y[:4], within=sw.L0(pixels), seed=3).x_adv, result.x_adv)
+    torch.manual_seed(0)
+    for shape in [(7,), (3, 4), (3, 4, 5)]:
+        flat = nn.Sequential(nn.Flatten(), nn.Linear(int(torch.tensor(shape).prod()), 3))
+        z = torch.rand(2, *shape, generator=generator(0))
+        found = attack(flat, z, torch.tensor([0, 1]), within=sw.L0(2))
+        assert sw.L0(2).contains(z, found.x_adv).all()
+        assert (found.cost.forwards > 0).all()
+
+
+def test_a_model_without_gradient_is_refused_by_all_but_decision_attacks():
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.inner(x).detach()
+
+    torch.manual_seed(0)
+    model, x = Detached(), torch.rand(3, 4, generator=generator(0))
+    y = model(x).argmax(1)
+    for name, (kind, *_) in KNOWN.items():
+        if name == "hopskipjump":
+            assert (sw.attack(name, queries=200)(model, x, y, within=kind(0.1)).cost.forwards > 50).all()
+        else:
+            with pytest.raises(InputError, match="no gradient"):
+                sw.attack(name)(model, x, y, within=kind(1))
+
+
+def test_distances_of_a_randomised_model_are_those_of_its_mean(noisy):
+    model, x, y = noisy
+    result = sw.attack("fmn", steps=30, eot=10)(model, x, y, within=sw.L2(5.0), seed=2)
+    assert result.distance.isfinite().any()
+    model.head.mode = "off"
+    still = sw.attack("fmn", steps=30)(model, x, y, within=sw.L2(5.0))
+    both = (result.distance > 0) & (still.distance > 0) & result.distance.isfinite()
+    assert both.sum() >= 3
+    assert 0.5 < float((result.distance / still.distance)[both].median()) < 4
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("deepfool", {"steps": 0}, "steps"),
+        ("deepfool", {"overshoot": -0.1}, "overshoot"),
+        ("ddn", {"gamma": 1.0}, "gamma"),
+        ("ddn", {"start": 0}, "start"),
+        ("fmn", {"step": 0}, "step"),
+        ("fmn", {"polish": -1}, "polish"),
+        ("cw", {"rate": 0}, "rate"),
+        ("hopskipjump", {"directions": 1}, "directions"),
+        ("sparsefool", {"control": 0}, "control"),
+        ("few-pixel", {"population": 4}, "population"),
+        ("multi-targeted", {"targets": 0}, "targets"),
+    ],
+)
+def test_bad_options(name, options, message):
+    with pytest.raises(UsageError, match=message):
+        sw.attack(name, **options)
+
+
+def test_a_box_has_no_distance():
+    x = torch.zeros(1, 3)
+    with pytest.raises(UsageError, match="no distances"):
+        sw.Box(x, x + 1).distance(x, x)
+
+
+def test_all_minimal_attacks_are_in_these_tests():
+    from stalwart.attacks.table import ATTACKS
+    from stalwart.core.registry import lookup
+
+    minimal = {name for name in ATTACKS if issubclass(lookup("attack", ATTACKS, name), MinimalAttack)}
+    assert minimal >= set(KNOWN)
