@@ -1,5 +1,6 @@
-"""Accuracy of many chips, one after the other."""
+"""Accuracy of many chips."""
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from stalwart.core.random import derive
 from stalwart.core.tensors import fingerprint, load_tensors, save_tensors
 from stalwart.hardware.base import Hardware
 from stalwart.hardware.chip import Chip
+from stalwart.hardware.crew import crew, in_order
 
 _SAVE_EVERY = 2.0
 
@@ -66,21 +68,26 @@ def accuracies(
     identity = "" if path is None else fingerprint(model, x, y, repr(device), f"{seed}/{batch}")
     found = _done(path, identity)[:chips]
     saved = time.monotonic()
+
+    def judge(one: nn.Module, number: int) -> float:
+        root = derive(seed, "chip", number)
+        with torch.no_grad(), device.chip(one, root), noise(one, seed=root):
+            return int(sum(_right(one, *pair) for pair in batches)) / len(x)
+
     with evaluating(model), torch.no_grad():
-        for number in range(len(found), chips):
-            one = derive(seed, "chip", number)
-            chip = device.chip(model, one)
-            if number == 0:
-                _check_changed(chip)
-                with noise(model, seed=one):
-                    _check_called(model, device, batches[0][0][:1])
-            with chip, noise(model, seed=one):
-                right = sum(_right(model, *pair) for pair in batches)
-            found.append(int(right) / len(x))
-            advance(len(found))
-            if path is not None and (len(found) == chips or time.monotonic() - saved > _SAVE_EVERY):
-                save_tensors(path, {"accuracies": torch.tensor(found, dtype=torch.float64)}, identity)
-                saved = time.monotonic()
+        one = derive(seed, "chip", 0)
+        with noise(model, seed=one):
+            if not found:
+                _check_changed(device.chip(model, one))
+                _check_called(model, device, batches[0][0][:1])
+            models = crew(model, batches[0][0][:1], chips - len(found))
+        with contextlib.closing(in_order(judge, models, range(len(found), chips))) as results:
+            for accuracy in results:
+                found.append(accuracy)
+                advance(len(found))
+                if path is not None and (len(found) == chips or time.monotonic() - saved > _SAVE_EVERY):
+                    save_tensors(path, {"accuracies": torch.tensor(found, dtype=torch.float64)}, identity)
+                    saved = time.monotonic()
     return torch.tensor(found, dtype=torch.float64)
 
 
