@@ -22,6 +22,9 @@ RECIPES = {
     # Weights that move alike in all processes.
     "weight-kl": ("digits-weight-kl", *TINY, "objective.steps=2", "objective.forward_noise=0.1"),
     "asam": ("digits-natural", *TINY, "objective={name: sam, adaptive: true, rho: 0.5}"),
+    "entropy-sgd": ("digits-natural", *TINY, "objective={name: entropy-sgd, steps: 2, noise: 0.01}"),
+    "abcd": ("digits-natural", *TINY, "objective={name: abcd, climb: 0.1, steps: 2}"),
+    "randbet": ("digits-natural", *TINY, "objective={name: randbet, rate: 0.05, start: 100, clip: null}"),
     # Several updates a batch, with inputs and membranes handed from one to the next.
     "hire": (
         "digits-spiking-hire",

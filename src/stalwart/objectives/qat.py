@@ -22,7 +22,9 @@ class QAT(AtMovedWeights):
     Weights are those of :class:`stalwart.hardware.Quantise`, activations those of
     :class:`stalwart.hardware.ActivationQuantise` with the range of each vector or image, so that a network is trained on the
     very values that these devices give with the same options, and nothing is left to calibrate. Gradients do not pass what is
-    clipped. Analog arrays do not round weights but program them with noise, in range: ``bits=None, noise=0.1``.
+    clipped. A run hands on the weights before they are rounded, and so it validates them: with few bits set
+    ``training.select: last``. Analog arrays do not round weights but program them with noise, in range: ``bits=None,
+    noise=0.1``.
     Source: Jacob et al., CVPR 2018 (arXiv 1712.05877), section 3; noise and converters: Zhou et al., "AnalogNets", 2021
     (arXiv 2111.06503).
 
