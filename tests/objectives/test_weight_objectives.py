@@ -9,6 +9,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from stalwart.core.errors import UsageError
+from stalwart.core.quick import lean_copy
 from stalwart.core.random import generator
 from stalwart.core.registry import build
 from stalwart.models import build_model
@@ -368,3 +369,34 @@ def test_bad_options(name, options, message):
 def test_patterns_that_match_nothing(small, points, name):
     with pytest.raises(UsageError, match="no parameter of Sequential matches 'head"):
         objective(name, only="head.*").loss(small, *points, Moment(0))
+
+
+@pytest.mark.parametrize("forward_noise", [0.0, 0.2])
+def test_networks_of_plain_layers_climb_in_a_copy_to_the_same_end(forward_noise, monkeypatch):
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(27, 5),
+        nn.ReLU(),
+        nn.Linear(5, 3),
+    )
+    x, y = torch.randn(6, 1, 6, 6, generator=generator(0, "x")), torch.arange(6) % 3
+    copies = []
+
+    def run(copier):
+        monkeypatch.setattr("stalwart.objectives.weight_kl.lean_copy", copier)
+        model.zero_grad()
+        loss, _ = objective("weight-kl", steps=3, forward_noise=forward_noise).loss(model, x, y, Moment(2))
+        loss.backward()
+        return loss.detach(), *(parameter.grad.clone() for parameter in model.parameters())
+
+    expected = run(lambda net: net)
+    found = run(lambda net: copies.append(lean_copy(net)) or copies[-1])
+    assert copies
+    assert copies[0][2].inplace
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert all(bool(gradient.any()) for gradient in found[1:])
+    model[1].register_forward_hook(lambda *_: None)
+    run(lambda net: pytest.fail("what a hook sees must be the model itself"))

@@ -47,10 +47,10 @@ def _is_all(*pairs: object) -> bool:
 
 
 class _Halved(nn.Module):
-    """Max pooling 2x2; torch's own also notes where each maximum was, which takes three times as long."""
+    """Max pooling 2x2; torch's own also notes where each maximum was for gradients, which takes three times as long."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
+        if torch.is_grad_enabled() or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
             return nn.functional.max_pool2d(x, 2)
         height, width = 2 * (x.shape[2] // 2), 2 * (x.shape[3] // 2)
         values = x.permute(0, 2, 3, 1)

@@ -15,6 +15,7 @@ from stalwart.attacks.weight_steps import started, stepped
 from stalwart.core.layers import WEIGHTED
 from stalwart.core.modes import evaluating
 from stalwart.core.numbers import Number, require
+from stalwart.core.quick import lean_copy
 from stalwart.core.random import derive, isolated
 from stalwart.models.classifier import Classifier, Normalise
 from stalwart.models.recurrent import InPieces, Rates
@@ -32,7 +33,9 @@ _PLAIN = {
     nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d, Classifier, Normalise, SpikingNetwork, Direct, InTime, LIF,
     InPieces, Rates, RecurrentLIF, AdaptiveLIF,
 }  # fmt: skip
-"""Layers that are known to do the same in training and in evaluation mode, and to draw nothing."""
+"""Layers that are known to do the same in training and in evaluation mode, and to draw nothing.
+
+A network of them alone can climb in a copy that does less work."""
 
 
 def attached(weights: Mapping[str, Tensor], moved: Mapping[str, Tensor], jacobian: Jacobian) -> dict[str, Tensor]:
@@ -108,13 +111,16 @@ class WeightKL(Objective):
         logits = run_with(model, varied, x)
         seed = derive(moment.seed, "weight-kl")
 
-        def log_p(moved: Mapping[str, Tensor]) -> Tensor:
-            # The same draws at every call, or differences between them would count as divergence.
-            with isolated(seed, per_rank=True), noise(model, seed=seed):
-                return run_with(model, moved, x).log_softmax(-1)
-
-        alike = not self.forward_noise and all(type(module) in _PLAIN for module in model.modules())
+        plain = all(type(module) in _PLAIN for module in model.modules())
+        alike = plain and not self.forward_noise
         with contextlib.nullcontext() if alike else evaluating(model):
+            net = lean_copy(model) if plain and not _is_watched(model) else model
+
+            def log_p(moved: Mapping[str, Tensor]) -> Tensor:
+                # The same draws at every call, or differences between them would count as divergence.
+                with isolated(seed, per_rank=True), noise(net, seed=seed):
+                    return run_with(net, moved, x).log_softmax(-1)
+
             clean = logits.log_softmax(-1) if alike else log_p({})
             moved = self.climb(_still(weights), clean.detach(), log_p, moment.generator(x, "weights"))
             divergence = kl_divergence(clean, log_p(attached(weights, moved, self.jacobian))).mean()
@@ -141,6 +147,10 @@ class WeightKL(Objective):
             slopes = slopes_of(lambda at: kl_divergence(clean, log_p(at)).mean(), moved)
             moved = stepped(weights, moved, slopes, box, self.steps, self.project)
         return moved
+
+
+def _is_watched(model: nn.Module) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def _still(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
