@@ -1,5 +1,7 @@
 """What neurons do on chips, against counts by hand."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -30,7 +32,7 @@ def by_hand(model, x):
     spikes, distances = layers[2].neuron(currents), layers[2].neuron.distances(currents).flatten()
     counts = spikes.sum((0, 1))
     ends = [-torch.inf, *EDGES, torch.inf]
-    shares = [float(((distances > a) & (distances <= b)).float().mean()) for a, b in zip(ends, ends[1:], strict=False)]
+    shares = [float(((distances > a) & (distances <= b)).float().mean()) for a, b in itertools.pairwise(ends)]
     return float(spikes.mean()), float((counts == 0).float().mean()), float((counts == 100).float().mean()), shares
 
 

@@ -133,7 +133,7 @@ def test_published_size_and_defaults():
     lsnn = build_model("lsnn", (40, 49), 6, {"steps": 49}).backbone.neurons
     assert sum(w.numel() for w in (lsnn.input.weight, lsnn.recurrent.weight)) == 256 * (40 + 256)
     assert (lsnn.threshold, lsnn.beta, lsnn.refractory, lsnn.surrogate.scale) == (0.01, 2.0, 2, 0.3)
-    assert float(lsnn.recurrent.weight.std()) == pytest.approx(1 / 16, rel=0.02)
+    assert float(lsnn.recurrent.weight.detach().std()) == pytest.approx(1 / 16, rel=0.02)
     rlif = build_model("rlif", (1, 28, 28), 10).backbone.neurons
     assert (rlif.units, rlif.inputs, rlif.leak, rlif.reset) == (96, 28, math.exp(-0.2), "soft")
 

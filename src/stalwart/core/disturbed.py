@@ -1,7 +1,7 @@
 """How a device reaches into layers of neurons without either room knowing the other: what neurons ask, and what may answer.
 
-A device model hangs a :class:`Disturbance` on a layer; the layer asks each of them for its numbers as the chip has them, one for
-each neuron, and for noise on its membranes.
+A device model hangs a :class:`Disturbance` on a layer; the layer asks each of them for its numbers as the chip has them, one
+for each neuron, and for noise on its membranes.
 """
 
 from typing import ClassVar, Protocol, runtime_checkable

@@ -9,7 +9,7 @@ from stalwart.core.noise import noise
 from stalwart.core.random import derive
 from stalwart.evaluation.results import Record
 from stalwart.hardware import Hardware
-from stalwart.spiking import monitor, neurons
+from stalwart.spiking import Neurons, monitor, neurons
 
 EDGES = (-1.0, -0.5, -0.2, -0.1, 0.0, 0.1, 0.2, 0.5, 1.0)
 """Ends of the bins of distances from the threshold, in units of it; the first and last bins go on for ever."""
@@ -79,6 +79,7 @@ def _watched(model: nn.Module, x: Tensor, seed: int) -> tuple[Tensor, Tensor | N
 
     def look(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal counts, known
+        assert isinstance(layer, Neurons)
         try:
             found = layer.distances(inputs[0])
         except InputError:

@@ -14,6 +14,8 @@ from stalwart.models.stack import check_shape
 from stalwart.spiking import AdaptiveLIF, RecurrentLIF, find_surrogate
 from stalwart.spiking.surrogates import Linear
 
+_LEAK = math.exp(-1 / 5)
+
 
 class InPieces(nn.Module):
     """Cut inputs into equal pieces, one a time step: [B, C, ...] or [B, L] to [T, B, I].
@@ -125,7 +127,7 @@ class RLIF(_Recurrent):
         UsageError: a number out of range.
     """
 
-    leak: Number = math.exp(-1 / 5)
+    leak: Number = _LEAK
     threshold: Number = 1.0
     reset: str = "soft"
     surrogate: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "linear", "scale": 0.3})
