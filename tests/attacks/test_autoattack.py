@@ -146,7 +146,7 @@ def test_sparse_steps_by_hand():
 
 
 def l1_twin(model, x, y, start, eps, steps):
-    """Return the iterates z_0 ... z_{steps-1} of APGD for l1 on one input, algorithm 1 of Croce and Hein (2021) step by step."""
+    """Return the iterates z_0 ... z_{steps-1} of APGD for l1 on one input, algorithm 1 of Croce and Hein (2021)."""
     n, every = x.numel(), max(int(0.04 * steps), 1)
     z, eta, share, changed = start, eps, 0.2, n
     best, record, best_gradient, seen = None, -math.inf, None, []
@@ -155,10 +155,10 @@ def l1_twin(model, x, y, start, eps, steps):
         leaf = z.clone().requires_grad_()
         loss = nn.functional.cross_entropy(model(leaf), y)
         (gradient,) = torch.autograd.grad(loss, leaf)
-        if float(loss) > record:
-            best, record, best_gradient = z, float(loss), gradient
+        if float(loss.detach()) > record:
+            best, record, best_gradient = z, float(loss.detach()), gradient
         if k > 0 and k % every == 0:
-            now = int((best != x).sum())
+            now = int(((best - x).abs() > 1e-6 * eps).sum())
             share = now / n / 1.5
             if now / changed < 0.95:
                 eta, z, gradient = eps, best, best_gradient

@@ -64,6 +64,8 @@ ATTACKS = [
     ("fgsm", {}),
     ("pgd", {"steps": 3, "eot": 2, "restarts": 2}),
     ("apgd", {"steps": 5, "eot": 2, "restarts": 2}),
+    ("autoattack", {"only": ["apgd-ce"]}),
+    ("fab", {"steps": 3}),
     ("rfgsm", {}),
     ("square", {"queries": 5}),
     ("noise", {"trials": 2}),

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import stalwart as sw
+from stalwart.attacks.autoattack import MEMBERS, member
 from stalwart.core.random import generator
 from stalwart.evaluation import evaluate, steps_of
 from stalwart.evaluation.evaluate import _attack
@@ -109,3 +110,25 @@ def test_only_what_is_left_is_attacked(nets):
     assert torch.equal(found.success[10:], torch.ones(14, dtype=torch.bool))
     alone = sw.attack("pgd", steps=3)(ann, X[:10], y[:10], within=sw.Linf(0.05), seed=0)
     assert torch.equal(found.x_adv[:10], alone.x_adv)
+
+
+def test_the_members_of_autoattack_are_resumed_and_count_together(nets, tmp_path, monkeypatch):
+    def shortened(name, version, norm):
+        registered, options = member(name, version, norm)
+        return registered, options | ({"queries": 20} if registered == "square" else {"steps": 4, "restarts": 1})
+
+    monkeypatch.setattr("stalwart.attacks.autoattack.member", shortened)
+    ann, _ = nets
+    y = ann(X).argmax(1)
+    y[0] = (y[0] + 1) % 4
+    notes = []
+    report, whole = evaluate(ann, X, y, sw.Linf(0.05), "autoattack", advance=lambda done, note="": notes.append(note))
+    rows = {row.name: row for row in report.attacks}
+    left = [rows[name].robust.correct for name in MEMBERS["standard"]]
+    assert left == sorted(left, reverse=True)
+    assert 0 < left[-1] == report.worst.correct < report.clean.correct == 23
+    assert notes[-1] == f"square at eps 0.05, at most {report.worst.value:.1%} robust"
+    for after in (4, 6):
+        with pytest.raises(Killed):
+            evaluate(ann, X, y, sw.Linf(0.05), "autoattack", advance=killer(after), kept=tmp_path)
+        assert evaluate(ann, X, y, sw.Linf(0.05), "autoattack", kept=tmp_path)[1].csv() == whole.csv()

@@ -18,6 +18,7 @@ _EVERY = 0.04
 _FALL = 0.95
 _FACTOR = 1.5
 _LEAST = 0.1
+_NOTHING = 1e-6
 _STAGES = ((3, 0.3), (2, 0.3), (1, 0.4))
 
 
@@ -79,7 +80,7 @@ def _climb(
     index = torch.arange(len(x), device=x.device)
     eps = radii(within.radius, x).to(x.dtype)
     features, every = x[0].numel(), max(int(_EVERY * steps), 1)
-    changed = _changed(z, x) if warm else torch.full_like(eps, features)
+    changed = _changed(z, x, eps) if warm else torch.full_like(eps, features)
     share = changed / features / _FACTOR if warm else torch.full_like(eps, _FIRST_SHARE)
     eta, best, best_gradient = eps.clone(), z, torch.zeros_like(z)
     record = torch.full_like(eps, -torch.inf)
@@ -98,7 +99,7 @@ def _climb(
             best_gradient, record, eps, eta = best_gradient[alive], record[alive], eps[alive], eta[alive]
             changed, share, goal, within = changed[alive], share[alive], goal.select(alive), within.select(alive)
         if k and k % every == 0:
-            now = _changed(best, x)
+            now = _changed(best, x, eps)
             fell = now / changed < _FALL
             share, changed = now / features / _FACTOR, now
             eta = torch.where(fell, eps, eta / _FACTOR).maximum(_LEAST * eps)
@@ -127,8 +128,9 @@ def sparse_direction(gradient: Tensor, share: Tensor) -> Tensor:
     return (signs / signs.abs().sum(1, keepdim=True).clamp_min(1)).reshape(gradient.shape)
 
 
-def _changed(z: Tensor, x: Tensor) -> Tensor:
-    return (z != x).flatten(1).sum(1).to(x.dtype)
+def _changed(z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+    # Rounding in the projection leaves changes of no size where there are none.
+    return ((z - x).abs().flatten(1) > _NOTHING * eps[:, None]).sum(1).to(x.dtype)
 
 
 def _choose(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:

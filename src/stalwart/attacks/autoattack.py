@@ -33,14 +33,15 @@ def member(name: str, version: Version, norm: str) -> tuple[str, dict[str, Any]]
     wide = norm == "l1" and version == "standard"
     restarts = 5 if wide or version == "plus" else 1
     larger = {"larger_radii": True} if wide else {}
-    return {
+    members: dict[str, tuple[str, dict[str, Any]]] = {
         "apgd-ce": ("apgd", {"loss": "ce", "restarts": restarts, **larger}),
         "apgd-dlr": ("apgd", {"loss": "dlr", "restarts": restarts}),
         "apgd-t": ("apgd", {"loss": "targeted-dlr", "targets": 5 if wide else 9, **larger}),
         "fab": ("fab", {"restarts": restarts}),
         "fab-t": ("fab", {"targeted": True}),
         "square": ("square", {"queries": 5000, "horizon": _HORIZON}),
-    }[name]
+    }
+    return members[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,15 +169,15 @@ class AutoAttack(BallAttack):
         within.bounds(x)
         with undisturbed(model, seed), torch.no_grad():
             logits = _clean(model, x, y, batch_size or 256)
-            randomised = Oracle(model, x).randomised
+            probe = Oracle(model, x)
         least = -margin(logits, y)
         forwards = torch.ones(len(x), dtype=torch.long, device=x.device)
         backwards = torch.zeros_like(forwards)
-        forwards[:2] += 2
+        forwards += probe.forwards
         found, alive = x.clone(), (~(least <= 0)).nonzero()[:, 0]
         broken_by = torch.full_like(forwards, -2)
         broken_by[least <= 0] = -1
-        if randomised:  # one draw says little: all are attacked, and what holds is known at the end
+        if probe.randomised:  # one draw says little: all are attacked, and what holds is known at the end
             least.fill_(torch.inf)
             alive, broken_by = torch.arange(len(x), device=x.device), torch.full_like(forwards, -2)
         left: dict[str, int] = {}
@@ -197,7 +198,7 @@ class AutoAttack(BallAttack):
                 found[at], least[at] = result.x_adv[better], result.margin[better]
                 fresh = result.success & (broken_by[alive] == -2)
                 broken_by[alive[fresh]] = number
-                if not randomised:
+                if not probe.randomised:
                     alive = alive[~result.success]
             note(name)
         return AutoAttackResult(found, ~(least > 0), least, Cost(forwards, backwards), left, broken_by)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -214,7 +215,7 @@ def _bump(rows: int, columns: int, like: Tensor, power: int = 2) -> Tensor:
     return bell / bell.norm(p=power)
 
 
-_SEARCHES = {
+_SEARCHES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "linf": (_stripes, _repaint),
     "l2": (_bumps, _move),
     "l1": (functools.partial(_bumps, power=1), functools.partial(_move, power=1)),

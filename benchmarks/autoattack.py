@@ -1,0 +1,103 @@
+"""AutoAttack (standard, linf) on three robust networks: stalwart beside pyautoattack, the port of the authors' code, in turn.
+
+    python benchmarks/autoattack.py [--net madry kw cnn] [--images 200] [--repeats 1] [--shared ../shared]
+
+Both attack the same test images of the same network with the published settings and seed 0, pyautoattack in batches of 250 (its
+default) and stalwart as it chooses by itself. Printed are seconds, their ratio and both robust accuracies; asserted is that
+stalwart's is no higher than the other's plus one image. The networks: an adversarially trained MNIST net at 0.3, one with
+proven bounds at 0.1, and an adversarially trained Fashion-MNIST CNN at 0.1. All images take pyautoattack minutes a network.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import stalwart as sw
+from stalwart.core.tensors import load_weights
+from stalwart.data import load
+
+
+def kw_small() -> nn.Module:
+    """Return two strided convolutions and two linear layers."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(1568, 100), nn.ReLU(), nn.Linear(100, 10)),
+    )
+
+
+def small_cnn() -> nn.Module:
+    """Return two convolutions with pooling and two linear layers."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(3136, 128), nn.ReLU(), nn.Linear(128, 10)),
+    )
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], str, str, float]] = {
+    "madry": (kw_small, "data/models/pgd_madry_mnist_linf0.3.safetensors", "mnist", 0.3),
+    "kw": (kw_small, "data/models/kw_small_mnist_linf0.1.safetensors", "mnist", 0.1),
+    "cnn": (small_cnn, "bench/nets/small_cnn_at.safetensors", "fashion-mnist", 0.1),
+}
+
+
+def ours(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """Return stalwart's points."""
+    return sw.attack("autoattack")(model, x, y, within=sw.Linf(eps), seed=0).x_adv
+
+
+def peer(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """Return pyautoattack's points."""
+    from pyautoattack import AutoAttack
+
+    return AutoAttack(model, norm="Linf", eps=eps, version="standard", seed=0).run_standard_evaluation(x, y)[0]
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--net", nargs="+", choices=list(NETS), default=list(NETS))
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(chosen.threads)
+    print(f"{'net':<7}{'tool':<14}{'seconds':>9}{'ratio':>7}{'robust accuracy':>17}")
+    for name in chosen.net:
+        build, weights, data, eps = NETS[name]
+        model = build().eval()
+        load_weights(model, chosen.shared / weights)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)  # spares the peer the weights' gradients, which stalwart never computes
+        folder = chosen.shared / "data" / data
+        x, y = load(data, data_dir=folder if folder.is_dir() else None).test.take(chosen.images).batch(slice(None))
+        seconds: dict[str, list[float]] = {"stalwart": [], "pyautoattack": []}
+        standing: dict[str, float] = {}
+        for _ in range(chosen.repeats):
+            for tool, attack in (("stalwart", ours), ("pyautoattack", peer)):
+                begun = time.perf_counter()
+                x_adv = attack(model, x, y, eps)
+                seconds[tool].append(time.perf_counter() - begun)
+                assert float((x_adv - x).abs().max()) <= eps + 1e-5, f"{tool} left the ball"
+                assert 0 <= float(x_adv.min()) <= float(x_adv.max()) <= 1, f"{tool} left the box"
+                with torch.no_grad():
+                    standing[tool] = float((model(x_adv).argmax(1) == y).float().mean())
+        for tool, times in seconds.items():
+            ratio = statistics.median(times) / statistics.median(seconds["stalwart"])
+            print(
+                f"{name:<7}{tool:<14}{statistics.median(times):>9.2f}{ratio:>7.2f}{standing[tool]:>17.4f}", flush=True
+            )
+        allowed = standing["pyautoattack"] + 1 / len(x) + 1e-6
+        assert standing["stalwart"] <= allowed, f"{name}: pyautoattack was the stronger attack by more than one image"
+
+
+if __name__ == "__main__":
+    main()
