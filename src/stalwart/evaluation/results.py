@@ -34,7 +34,11 @@ class Rate(Record):
 
 
 class AttackRow(Record):
-    """One attack at one radius: the accuracy that is left, and what the attack spent."""
+    """One attack at one radius: the accuracy that is left, and what the attack spent.
+
+    ``distance`` is the median distance of the nearest adversarial points of an attack that seeks them: misclassified inputs
+    count as 0. It is None where the attack found a point for less than half of the inputs, or ran on survivors only.
+    """
 
     name: str
     kind: Literal["clean", "noise", "white-box", "transfer"]
@@ -46,6 +50,7 @@ class AttackRow(Record):
     backwards: float
     seconds: float
     options: dict[str, Any] = {}
+    distance: float | None = None
 
 
 class CurvePoint(Record):
