@@ -108,7 +108,7 @@ STRONG = {
     "deepfool": {},
     "ddn": {"steps": 100},
     "fmn": {"steps": 120},
-    "cw": {"steps": 320, "searches": 6, "start": 0.3},
+    "cw": {"steps": 450, "searches": 6, "start": 0.3},
     "hopskipjump": {"queries": 6000},
 }
 
@@ -149,9 +149,7 @@ def test_the_nearest_point_of_a_linear_model_is_found(name, norm, classes, boxed
 def test_multi_targeted_succeeds_exactly_where_it_must(norm, classes, boxed):
     model, x, y, box = linear(classes, boxed)
     exact, _ = distances(model, x, y, box, norm)
-    result = sw.attack("multi-targeted", steps=40, relative_step=0.5)(
-        model, x, y, within=BALLS[norm](radii_around(exact), **box)
-    )
+    result = sw.attack("multi-targeted", steps=120)(model, x, y, within=BALLS[norm](radii_around(exact), **box))
     assert torch.equal(result.success, exact.isfinite() & (radii_around(exact) >= exact))
 
 
@@ -250,7 +248,7 @@ def test_sets_in_other_norms_are_refused(name, digits):
 
 
 def test_misclassified_samples_cost_next_to_nothing(digits):
-    model, x, y = digits
+    model, x, _ = digits
     wrong = (model(x[:8]).argmax(1) + 1) % 4
     mixed = torch.where(torch.arange(8) < 4, wrong, model(x[:8]).argmax(1))
     for name, (kind, *_) in KNOWN.items():
@@ -317,15 +315,20 @@ def test_a_model_without_gradient_is_refused_by_all_but_decision_attacks():
                 sw.attack(name)(model, x, y, within=kind(1))
 
 
-def test_distances_of_a_randomised_model_are_those_of_its_mean(noisy):
-    model, x, y = noisy
-    result = sw.attack("fmn", steps=30, eot=10)(model, x, y, within=sw.L2(5.0), seed=2)
-    assert result.distance.isfinite().any()
-    model.head.mode = "off"
-    still = sw.attack("fmn", steps=30)(model, x, y, within=sw.L2(5.0))
-    both = (result.distance > 0) & (still.distance > 0) & result.distance.isfinite()
-    assert both.sum() >= 3
-    assert 0.5 < float((result.distance / still.distance)[both].median()) < 4
+def test_distances_of_a_randomised_model_are_those_of_its_mean():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return model(x) + 0.05 * torch.randn(len(x), 2, dtype=x.dtype)
+
+    model, x, y, box = linear(2, False)
+    exact, _ = distances(model, x, y, box, "l2")
+    clear = exact > 0.4
+    result = sw.attack("fmn", steps=30, eot=10)(Noisy(), x[clear], y[clear], within=sw.L2(5.0, **box), seed=2)
+    assert clear.sum() >= 5
+    assert result.distance.isfinite().all(), "points on the blurred boundary go out until fresh draws agree"
+    ratio = result.distance / exact[clear]
+    assert (ratio > 0.8).all()
+    assert (ratio < 1.8).all()
 
 
 @pytest.mark.parametrize(

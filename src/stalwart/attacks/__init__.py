@@ -4,11 +4,24 @@ from typing import Any, Literal, overload
 
 from stalwart.attacks.base import Attack, AttackResult, Cost
 from stalwart.attacks.bit_budget import BitBudget
+from stalwart.attacks.foolbox_style import as_foolbox
 from stalwart.attacks.table import ATTACKS
+from stalwart.attacks.torchattacks_style import as_torchattacks
 from stalwart.attacks.weight_base import WeightAttack, WeightAttackResult
 from stalwart.core.registry import build
 
-__all__ = ["ATTACKS", "Attack", "AttackResult", "BitBudget", "Cost", "WeightAttack", "WeightAttackResult", "attack"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "AttackResult",
+    "BitBudget",
+    "Cost",
+    "WeightAttack",
+    "WeightAttackResult",
+    "as_foolbox",
+    "as_torchattacks",
+    "attack",
+]
 
 
 @overload

@@ -27,7 +27,7 @@ class CW(MinimalAttack):
     m is the margin in units of distance (:mod:`stalwart.attacks.nearest_class`), so that c means the same for all models, where
     the authors take logits. c is multiplied by 10 until a round ends misclassified, then halved out between the last two; it
     does if any point of its last tenth is, since Adam's first steps may cross a near boundary whatever c is.
-    Adam's step falls to a hundredth along a cosine. A sample leaves a round once a tenth of the steps
+    Adam's step falls to a hundredth along a cosine in the second half. A sample leaves a round once a tenth of the steps
     has not lowered its value.
     Source: Carlini and Wagner, S&P 2017 (arXiv 1608.04644), section VI, the l2 attack.
 
@@ -35,14 +35,14 @@ class CW(MinimalAttack):
         steps: of Adam, for each c, at least 1.
         searches: how many c are tried, at least 1.
         rate: Adam's step size, in units of w, above 0.
-        start: the first c, above 0.
+        start: the first c, above 0, in data units; twice the distance is enough for a linear model.
         classes: how many of the likeliest classes are measured for the margin.
     """
 
     steps: Count = 500
     searches: Count = 9
     rate: Number = 0.01
-    start: Number = 1e-3
+    start: Number = 1.0
     classes: Count = 10
     kinds = (L2,)
 
@@ -101,7 +101,7 @@ class CW(MinimalAttack):
             slope = (2 * (z - own) - expand(price, x[index]) * gradient) * half * (1 - tanh.square())
             first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope.square()
             step = first / (1 - 0.9**k) / ((second / (1 - 0.999**k)).sqrt() + 1e-8)
-            w = w - annealed(self.rate, self.rate / 100, k, self.steps) * step
+            w = w - annealed(self.rate, self.rate / 100, max(2 * k - self.steps, 0), self.steps) * step
             lowest = lowest.minimum(size.to(x.dtype).square() + price * short.clamp_min(0))
             if k % patience == 0:
                 alive = (lowest < 0.9999 * record).nonzero()[:, 0]

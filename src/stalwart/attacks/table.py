@@ -13,6 +13,7 @@ ATTACKS: dict[str, str] = {
     "few-pixel": "stalwart.attacks.few_pixel:FewPixel",
     "fgsm": "stalwart.attacks.fgsm:FGSM",
     "fmn": "stalwart.attacks.fmn:FMN",
+    "foreign": "stalwart.attacks.foreign:Foreign",
     "hopskipjump": "stalwart.attacks.hopskipjump:HopSkipJump",
     "multi-targeted": "stalwart.attacks.multi_targeted:MultiTargeted",
     "noise": "stalwart.attacks.random_noise:RandomNoise",

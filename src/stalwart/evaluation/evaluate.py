@@ -1,7 +1,8 @@
 """The evaluation: every attack of a suite on every input, the worst case per input, curves, statistics and warnings."""
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -254,5 +255,24 @@ def _row(entry: Entry, eps: float, rule: str, correct: Tensor, result: AttackRes
         forwards=float(result.cost.forwards.float().mean()),
         backwards=float(result.cost.backwards.float().mean()),
         seconds=round(seconds, 3),
-        options={"attack": entry.attack, **entry.options, **({"inputs": "survivors"} if entry.survivors else {})},
+        options={
+            "attack": entry.attack,
+            **_readable(entry.options),
+            **({"inputs": "survivors"} if entry.survivors else {}),
+        },
+        distance=_median(result.distance),
     )
+
+
+def _readable(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the names of functions in their place, such as that of a foreign attack."""
+    return {
+        key: getattr(value, "__name__", type(value).__name__) if callable(value) else value
+        for key, value in options.items()
+    }
+
+
+def _median(distance: Tensor | None) -> float | None:
+    """Return the median of distances [N]; None where there are none, or where it is infinite."""
+    middle = math.inf if distance is None else float(distance.median())
+    return middle if math.isfinite(middle) else None

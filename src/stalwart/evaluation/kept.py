@@ -34,7 +34,8 @@ class Kept:
             if meta != self.fingerprint:
                 return None
             x_adv, success, margin = (found[one].to(device) for one in ("x_adv", "success", "margin"))
-            return AttackResult(x_adv, success, margin, Cost(found["forwards"], found["backwards"]))
+            distance = found["distance"].to(device) if "distance" in found else None
+            return AttackResult(x_adv, success, margin, Cost(found["forwards"], found["backwards"]), distance)
         except (FileError, KeyError):
             return None  # a damaged result is found again
 
@@ -44,7 +45,8 @@ class Kept:
         if path is not None:
             found = {"x_adv": result.x_adv, "success": result.success, "margin": result.margin}
             costs = {"forwards": result.cost.forwards, "backwards": result.cost.backwards}
-            save_tensors(path, found | costs, self.fingerprint)
+            distance = {} if result.distance is None else {"distance": result.distance}
+            save_tensors(path, found | costs | distance, self.fingerprint)
 
     def clear(self) -> None:
         """Delete all results: the evaluation is done."""

@@ -37,6 +37,8 @@ class AttackRow(Record):
     """One attack at one radius: the accuracy that is left, and what the attack spent.
 
     ``flips``, of rasters of events alone: the median number of flips where the attack broke what was right before.
+    ``distance`` is the median distance of the nearest adversarial points of an attack that seeks them: misclassified inputs
+    count as 0. It is None where the attack found a point for less than half of the inputs, or ran on survivors only.
     """
 
     name: str
@@ -50,6 +52,7 @@ class AttackRow(Record):
     seconds: float
     options: dict[str, Any] = {}
     flips: float | None = None
+    distance: float | None = None
 
 
 class CurvePoint(Record):
