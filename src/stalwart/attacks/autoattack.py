@@ -1,13 +1,14 @@
 """AutoAttack: four attacks that fail in different ways, one after the other, each on what those before it have left."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from stalwart.attacks.base import Attack, AttackResult, BallAttack, Cost
+from stalwart.attacks.bit_budget import BitBudget
 from stalwart.attacks.guard import undisturbed
 from stalwart.attacks.losses import margin
 from stalwart.attacks.oracle import Oracle
@@ -54,8 +55,8 @@ class AutoAttackResult(AttackResult):
             was misclassified to begin with, -2 one that stands.
     """
 
-    left: Mapping[str, int]
-    broken_by: Tensor
+    left: Mapping[str, int] = field(kw_only=True)
+    broken_by: Tensor = field(kw_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,7 @@ class AutoAttack(BallAttack):
         model: nn.Module,
         x: Tensor,
         y: Tensor,
-        within: ThreatSet | RelativeBox,
+        within: ThreatSet | RelativeBox | BitBudget,
         seed: int = 0,
         batch_size: int | None = None,
         after: Callable[[str, int], None] | None = None,
@@ -159,7 +160,7 @@ class AutoAttack(BallAttack):
             InputError: as in :class:`Attack`, or a threat set that is no ball.
             UsageError: a batch size below 1.
         """
-        if isinstance(within, RelativeBox):
+        if isinstance(within, RelativeBox | BitBudget):
             raise InputError(f"autoattack attacks inputs, but {within.describe()} is a set of weights; use weight-pgd.")
         members = self.members(within)
         check_images(x, within.low, within.high)
@@ -201,7 +202,7 @@ class AutoAttack(BallAttack):
                 if not probe.randomised:
                     alive = alive[~result.success]
             note(name)
-        return AutoAttackResult(found, ~(least > 0), least, Cost(forwards, backwards), left, broken_by)
+        return AutoAttackResult(found, ~(least > 0), least, Cost(forwards, backwards), left=left, broken_by=broken_by)
 
 
 def _clean(model: nn.Module, x: Tensor, y: Tensor, rows: int) -> Tensor:

@@ -67,8 +67,8 @@ class MinimalAttack(Attack):
         """
         return self._nearest(oracle, x, y, within, seed)[0]
 
-    def _attack(self, model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> AttackResult:
-        oracle = Oracle(model, x, self.eot, self.average)
+    def _attack(self, model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, seed: int, rows: int) -> AttackResult:
+        oracle = Oracle(model, x, self.eot, self.average, rows=rows)
         check_labels(y, len(x), oracle.classes)
         z, found = self._nearest(oracle, x, y, within, seed)
         held = self.judge(oracle, z, y) > 0

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from stalwart.attacks.base import Count
-from stalwart.attacks.rounded_deepfool import to_boundary
 from stalwart.attacks.events_base import EventAttack, excess, first_fooling
 from stalwart.attacks.oracle import Oracle
+from stalwart.attacks.rounded_deepfool import to_boundary
 from stalwart.core.numbers import Number, require
 from stalwart.sets import ThreatSet
 
