@@ -32,7 +32,7 @@ DAY = 24 * 3600.0
 SHORT = ("training.limit=10000", "training.schedule={name: cyclic, peak: 0.3}", "training.optimiser.lr=4e-3")
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "cnn": ("fashion-mnist-cnn", (*SHORT, "training.epochs=4", "model.channels=[16, 32]", "model.hidden=null")),
-    "rlif": ("fashion-mnist-rlif", (*SHORT, "training.epochs=6")),
+    "rlif": ("fashion-mnist-rlif", ()),
     "paper": (
         "fashion-mnist-cnn",
         ("training.limit=30000", "training.epochs=5", "training.schedule={name: cyclic, peak: 0.3}"),
