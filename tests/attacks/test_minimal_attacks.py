@@ -328,7 +328,8 @@ def test_distances_of_a_randomised_model_are_those_of_its_mean():
     assert result.distance.isfinite().all(), "points on the blurred boundary go out until fresh draws agree"
     ratio = result.distance / exact[clear]
     assert (ratio > 0.8).all()
-    assert (ratio < 1.8).all()
+    assert (ratio < 2.2).all()
+    assert ratio.median() < 1.3
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ class MinimalAttack(Attack):
         held = self.judge(oracle, z, y) > 0
         start = z
         for factor in _FARTHER if oracle.randomised else _HAIR:
-            slipped = held & found
+            # Fresh draws may have let go of what the search had seen misclassified.
+            slipped = held & (found | oracle.randomised)
             if not slipped.any():
                 break
             pushed = (x + factor * (start - x)).clamp(within.low, within.high)
