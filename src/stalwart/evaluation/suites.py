@@ -223,10 +223,20 @@ _FEW_FLIPS = tuple(Entry(name, name) for name in ("spikefool", "binary-pgd", "pr
 EVENTS = Suite("events", (*QUICK.entries, *_FEW_FLIPS), (*QUICK.randomised, *_FEW_FLIPS))
 """For rasters of events: also attacks that look for the fewest flips; other threat sets meet those of ``quick`` alone."""
 
+
+def _minimal(eot: int) -> tuple[Entry, ...]:
+    return tuple(Entry(name, name, {"eot": eot}) for name in ("deepfool", "ddn", "fmn", "sparsefool"))
+
+
+MINIMAL = Suite("minimal", (*QUICK.entries, *_minimal(1)), (*QUICK.randomised, *_minimal(20)))
+"""The attacks of ``quick``, and those that look for the nearest adversarial point, whatever the radius."""
+
 SUITES: dict[str, str] = {
     "autoattack": "stalwart.evaluation.suites:AUTOATTACK",
     "autoattack-plus": "stalwart.evaluation.suites:AUTOATTACK_PLUS",
+    "events": "stalwart.evaluation.suites:EVENTS",
     "hardware": "stalwart.evaluation.suites:HARDWARE",
+    "minimal": "stalwart.evaluation.suites:MINIMAL",
     "quick": "stalwart.evaluation.suites:QUICK",
     "standard": "stalwart.evaluation.suites:STANDARD",
     "snn-adaptive": "stalwart.evaluation.suites:SNN_ADAPTIVE",
