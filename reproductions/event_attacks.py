@@ -3,10 +3,10 @@
     python reproductions/event_attacks.py --out runs/event-attacks [--samples 100] [--run RUN] [--defended RUN] [--data-dir DIR]
 
 N-MNIST in ten binary frames, the recipes nmnist-spiking and nmnist-spiking-spikefool. SpikeFool, PGD on binary rasters and PGD
-on probabilities look for the fewest flips, at most 1,000 of 23,120 bins, on test recordings that the network decides rightly;
-what converged is shown to the same network with 8-bit weights. Then all of them within 20 flips beside plain PGD, discs of
-2.5 % and 10 % of the frame beside random ones, and SpikeFool on the network trained on SpikeFool's examples. Finished runs
-are kept.
+on probabilities look for the fewest flips, at most 1,000 of 23,120 bins, on recordings that the network decides rightly and did
+not learn from (all of the test and then of the validation part); what converged is shown to the same network with 8-bit
+weights. Then all of them within 20 flips beside plain PGD, discs of 2.5 % and 10 % of the frame beside random ones, and
+SpikeFool on the network trained on SpikeFool's examples. Finished runs are kept.
 """
 
 import argparse
@@ -73,14 +73,20 @@ def main() -> int:
     keep_memory()
     source = runs.Source(chosen.data_dir)
     model, data = trained(chosen.run or chosen.out / "standard", "nmnist-spiking", source)
-    x, y = data.test.take(chosen.samples).batch(slice(None))
+    unseen = [part.batch(slice(None)) for part in (data.test, data.validation)]
 
-    def accuracy(net: nn.Module, inputs: Tensor) -> float:
+    def rightly(net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            return 100 * float((net(inputs).argmax(1) == y).float().mean())
+            return torch.cat([net(part).argmax(1) for part in inputs.split(50)]) == labels
 
-    clean = accuracy(model, x)
-    print(f"clean accuracy of {len(x)} recordings: {clean:.1f}")
+    def accuracy(net: nn.Module) -> float:
+        return 100 * float(rightly(net, *unseen[0]).float().mean())
+
+    clean = accuracy(model)
+    print(f"clean accuracy of {len(unseen[0][0])} test recordings: {clean:.1f}")
+    x, y = (torch.cat(parts) for parts in zip(*unseen, strict=True))
+    right = rightly(model, x, y).nonzero()[: chosen.samples, 0]
+    x, y = x[right], y[right]
     fewest = {name: sw.attack(name) for name in NAMES}
     strong = {name: fewest[name] for name in ("spikefool", "binary-pgd")}
     with_pgd = {"noise": sw.attack("noise"), "pgd": sw.attack("pgd"), **strong}
@@ -104,7 +110,7 @@ def main() -> int:
         )
 
     robust, _ = trained(chosen.defended or chosen.out / "defended", "nmnist-spiking-spikefool", source)
-    clean_robust = accuracy(robust, x)
+    clean_robust = accuracy(robust)
     print(f"\nclean accuracy when trained on SpikeFool's examples: {clean_robust:.1f}")
     defended = show(
         f"Trained on SpikeFool's examples, at most {CAP} flips", few_flips(robust, x, y, strong, sw.Events(CAP))
