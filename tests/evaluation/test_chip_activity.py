@@ -8,7 +8,8 @@ from torch import nn
 
 from stalwart.core.random import derive, generator
 from stalwart.evaluation.chip_activity import EDGES, chip_activity
-from stalwart.evaluation.hardware import measure, steps, sweep
+from stalwart.evaluation.hardware import measure, steps
+from stalwart.evaluation.sweep import sweep
 from stalwart.hardware import NeuronMismatch
 from stalwart.models import build_model
 from stalwart.spiking import LIF, Direct, HoyerNeuron, SpikingNetwork, with_neurons

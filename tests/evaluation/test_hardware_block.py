@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from stalwart.core.random import generator
-from stalwart.evaluation.hardware import ChipsRow, _safe, measure, steps, sweep
+from stalwart.evaluation.hardware import ChipsRow, _area, _safe, measure, steps
+from stalwart.evaluation.sweep import sweep
 
 X = torch.rand(30, 1, 4, 4, generator=generator(0))
 
@@ -28,8 +29,18 @@ def test_every_device_is_measured_and_the_network_left_as_it_was(net, tmp_path):
     rows = {(row.block, row.level): row for row in found.rows}
     # Of so few bits none may be flipped at the lowest rate, which is no chip with flips.
     assert all(
-        not row.refused and row.chips in (1, 3) for row in found.rows if row.block != "bit flips" or row.level > 1e-3
+        not row.refused and row.chips in (1, 3)
+        for row in found.rows
+        if "flips" not in row.block and "largest" not in row.block and "smallest" not in row.block
     )
+    assert sum(bool(row.refused) for row in found.rows) < 12
+    assert all(len(row.accuracies) == row.chips for row in found.rows)
+    assert [one.flips for one in found.bits] == [1, 5, 20]
+    assert found.bits[0].attacked >= found.bits[2].attacked
+    assert found.area == _area([row for row in found.rows if row.block == "mismatch"], 1.0)
+    assert found.landscape.slope > 0
+    assert len(found.certified) == 5
+    assert found.certified[0].certified >= found.certified[-1].certified
     assert rows["mismatch", 0.05].mean >= rows["mismatch", 0.7].mean
     assert all(row.minimum <= min(row.fifth, row.mean) + 1e-9 and row.mean <= 1 for row in found.rows)
     assert [one.fraction for one in found.worst] == [0.01, 0.05, 0.1]
@@ -44,6 +55,13 @@ def test_every_device_is_measured_and_the_network_left_as_it_was(net, tmp_path):
 
 def row(block, level, minimum, refused=""):
     return ChipsRow(block=block, device="d", level=level, chips=2, minimum=minimum, refused=refused)
+
+
+def test_the_area_is_the_mean_over_levels():
+    rows = [row("mismatch", level, 0.0).model_copy(update={"mean": mean}) for level, mean in ((0.5, 0.8), (1.0, 0.4))]
+    # Trapezoids (1 + .8) / 2 · .5 and (.8 + .4) / 2 · .5.
+    assert _area(rows, 1.0) == pytest.approx(0.75)
+    assert _area([*rows, row("mismatch", 2.0, 0.0, refused="why")], 1.0) is None
 
 
 def test_a_level_is_safe_only_if_all_before_it_are():

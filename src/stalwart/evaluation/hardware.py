@@ -1,8 +1,6 @@
 """What a network keeps on imperfect processors: chips of each device, the worst weights nearby, which layer matters."""
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pydantic
@@ -17,28 +15,22 @@ from stalwart.core.random import derive
 from stalwart.evaluation.chip_activity import ChipActivity, chip_activity
 from stalwart.evaluation.landscape import Landscape, landscape
 from stalwart.evaluation.results import Record
-from stalwart.evaluation.weight_boxes import CertifiedWeights, WorstWeights, certified_weights, worst_weights
-from stalwart.hardware import (
-    PCM,
-    BitFlips,
-    Hardware,
-    MembraneNoise,
-    Mismatch,
-    NeuronMismatch,
-    OutputNoise,
-    Quantise,
-    StuckAt,
-    accuracies,
-    summarise,
+from stalwart.evaluation.sweep import Level, sweep
+from stalwart.evaluation.weight_boxes import (
+    CertifiedWeights,
+    WorstBits,
+    WorstWeights,
+    certified_weights,
+    worst_bits,
+    worst_weights,
 )
+from stalwart.hardware import Mismatch, accuracies, summarise
 from stalwart.hardware.names import choose
-from stalwart.spiking import neurons
 
 WITHIN = 0.02
 """How far below the network itself the worst chip may be where a level counts as safe."""
-_YEAR = 365 * 24 * 3600.0
-_TIMES = {"25 s": 25.0, "1 h": 3600.0, "1 day": 24 * 3600.0, "30 days": 30 * 24 * 3600.0, "1 year": _YEAR}
 _FRACTIONS = (0.01, 0.05, 0.1)
+_FLIPS = (1, 5, 20)
 _PROVEN = (1e-4, 5e-4, 1e-3, 5e-3, 1e-2)
 _SENSITIVE, _FEW = 0.3, 5
 _BATCH = 250
@@ -91,6 +83,8 @@ class HardwareResult(Record):
         layers: the most sensitive first, under mismatch of 30 %.
         safe: by block, the largest level up to which the worst chip stays within two points; None where none does.
         certified: what is proven of boxes of weights.
+        bits: at the worst flips of stored bits.
+        area: mean accuracy over mismatch from none to the largest level of the sweep, by the trapezoidal rule.
         landscape: how steep the loss is around the weights.
         activity: what the neurons of the network itself do; None where it has none.
     """
@@ -102,50 +96,15 @@ class HardwareResult(Record):
     layers: list[Layer]
     safe: dict[str, float | None]
     certified: list[CertifiedWeights] = pydantic.Field(default_factory=list)
+    bits: list[WorstBits] = pydantic.Field(default_factory=list)
+    area: float | None = None
     landscape: Landscape | None = None
     activity: ChipActivity | None = None
 
 
-@dataclass(frozen=True)
-class _Level:
-    block: str
-    level: float
-    device: Hardware
-    fixed: bool = False
-
-
-def sweep(model: nn.Module | None = None) -> Iterator[_Level]:
-    """Yield every device of the suite, levels of a block growing; those of neurons where the model has some."""
-    for level in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7):
-        yield _Level("mismatch", level, Mismatch(level))
-    for bits in (8, 6, 4, 3, 2):
-        yield _Level("quantised weights", float(bits), Quantise(bits), fixed=True)
-    for bits in (8, 4):
-        yield _Level("quantised, then mismatch of 10 %", float(bits), Quantise(bits) | Mismatch(0.1))
-    for rate in (1e-4, 1e-3, 1e-2, 5e-2):
-        yield _Level("bit flips", rate, BitFlips(rate))
-    for share in (0.01, 0.05, 0.1):
-        yield _Level("cells stuck at zero", share, StuckAt(share))
-    for name, compensate in (("phase-change memory, compensated", True), ("phase-change memory, raw", False)):
-        for seconds in _TIMES.values():
-            yield _Level(name, seconds, PCM(seconds, compensate=compensate))
-    for level in (0.02, 0.05, 0.1):
-        yield _Level("noise on outputs", level, OutputNoise(level))
-    if model is None or not neurons(model):
-        return
-    for level in (0.1, 0.3, 0.7):
-        yield _Level("thresholds of neurons", level, NeuronMismatch(level, "threshold"))
-    for level in (0.1, 0.3, 0.7):
-        yield _Level("time constants of neurons", level, NeuronMismatch(level, "tau"))
-    for level in (0.02, 0.1, 0.3):
-        yield _Level("offset currents of neurons", level, NeuronMismatch(level, "bias"))
-    for level in (0.02, 0.1, 0.3):
-        yield _Level("noise on membranes", level, MembraneNoise(level))
-
-
 def steps(model: nn.Module | None = None) -> int:
     """Return how many steps :func:`measure` of a model reports to ``advance``."""
-    return sum(1 for _ in sweep(model)) + len(_FRACTIONS) + 3
+    return sum(1 for _ in sweep(model)) + len(_FRACTIONS) + len(_FLIPS) + 3
 
 
 def measure(
@@ -179,6 +138,11 @@ def measure(
         worst.append(worst_weights(model, x, y, fraction, seed))
         done += 1
         advance(done, f"worst weights within {fraction:g}")
+    bits = []
+    for flips in _FLIPS:
+        bits.append(worst_bits(model, x, y, flips, seed))
+        done += 1
+        advance(done, f"worst {flips} bits")
     certified = [certified_weights(model, x, y, fraction) for fraction in _PROVEN]
     advance(done + 1, "proofs for boxes of weights")
     steep = landscape(model, x, y, seed=derive(seed, "landscape"))
@@ -193,6 +157,8 @@ def measure(
         layers=layers,
         safe=_safe(rows, baseline),
         certified=certified,
+        bits=bits,
+        area=_area([row for row in rows if row.block == "mismatch"], baseline),
         landscape=steep,
         activity=chip_activity(model, x),
     )
@@ -207,7 +173,7 @@ def _baseline(model: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def _row(
-    one: _Level, model: nn.Module, x: Tensor, y: Tensor, chips: int, seed: int, kept: Path | None, baseline: float
+    one: Level, model: nn.Module, x: Tensor, y: Tensor, chips: int, seed: int, kept: Path | None, baseline: float
 ) -> ChipsRow:
     path = None if kept is None else kept / f"{one.block}-{one.level:g}.safetensors".replace(" ", "-").replace("%", "")
     try:
@@ -229,6 +195,14 @@ def _row(
         accuracies=found.tolist(),
         activity=activity,
     )
+
+
+def _area(rows: list[ChipsRow], baseline: float) -> float | None:
+    if any(row.refused for row in rows):
+        return None
+    levels = torch.tensor([0.0, *(row.level for row in rows)], dtype=torch.float64)
+    means = torch.tensor([baseline, *(row.mean for row in rows)], dtype=torch.float64)
+    return float(torch.trapezoid(means, levels) / levels[-1])
 
 
 def _layers(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> list[Layer]:

@@ -1,9 +1,9 @@
-"""What boxes of weights do to a network: the worst that an attack finds in one, and what is proven of all of one."""
+"""The worst weights near a network, in a box around them or a few stored bits away, and what is proven of all of a box."""
 
 import torch
 from torch import Tensor, nn
 
-from stalwart.attacks import attack
+from stalwart.attacks import BitBudget, attack
 from stalwart.bounds import margin_bound
 from stalwart.core.errors import StalwartError
 from stalwart.core.modes import evaluating
@@ -22,6 +22,20 @@ class WorstWeights(Record):
     fraction: float
     attacked: float
     corner: float
+
+
+class WorstBits(Record):
+    """Accuracy after the worst flips of stored bits that an attack found.
+
+    Attributes:
+        flips: at most so many, of 8-bit codes.
+        attacked: accuracy.
+        refused: why there is no figure; empty where there is one.
+    """
+
+    flips: int
+    attacked: float = 0.0
+    refused: str = ""
 
 
 class CertifiedWeights(Record):
@@ -51,6 +65,15 @@ def worst_weights(model: nn.Module, x: Tensor, y: Tensor, fraction: float, seed:
         found = attack(name, **options)(model, x, y, within=box, seed=derive(seed, name))
         left.append(1 - float(found.success.float().mean()))
     return WorstWeights(fraction=fraction, attacked=left[0], corner=left[1])
+
+
+def worst_bits(model: nn.Module, x: Tensor, y: Tensor, flips: int, seed: int) -> WorstBits:
+    """Attack the 8-bit codes of all weights: ``flips`` bits at most."""
+    try:
+        found = attack("weight-bitflip")(model, x, y, within=BitBudget(flips), seed=derive(seed, "bits"))
+    except StalwartError as problem:
+        return WorstBits(flips=flips, refused=str(problem))
+    return WorstBits(flips=flips, attacked=1 - float(found.success.float().mean()))
 
 
 def certified_weights(model: nn.Module, x: Tensor, y: Tensor, fraction: float) -> CertifiedWeights:
