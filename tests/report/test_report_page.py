@@ -234,6 +234,7 @@ def hardware() -> HardwareResult:
         return ChipsRow(
             block=block, device="a <b> device", level=level, chips=len(values), mean=sum(values) / max(1, len(values)),
             minimum=min(values, default=0), accuracies=list(values), refused=refused,
+            unit="seconds" if "memory" in block else "share",
         )  # fmt: skip
 
     return HardwareResult(
@@ -248,7 +249,7 @@ def hardware() -> HardwareResult:
         ],
         worst=[],
         layers=[Layer(parameter="0.weight", mean=0.66)],
-        safe={"mismatch": 0.1, "phase-change memory, raw": None},
+        safe={"mismatch": 0.1, "phase-change memory, compensated": 25.0, "phase-change memory, raw": None},
         certified=[
             CertifiedWeights(fraction=1e-4, certified=0.75),
             CertifiedWeights(fraction=1e-2, refused="no rule for 'x'"),
@@ -261,12 +262,14 @@ def test_hardware_is_shown_with_its_figures(full):
     run = full.runs[0].model_copy(update={"hardware": hardware()})
     page = Page(render(Report(runs=[run], title="chips")))
     for words in (
-        "refused: cells of <i>one</i> kind",
-        "proven for all weights within 0.01 %",
+        "cells of <i>one</i> kind",
+        "proven for all weights within 0.01 % of each 75.0 %",
         "refused: no rule for 'x'",
         "accuracy where 0.weight alone has mismatch of 30 %",
         "slope of the loss around the weights",
-        "worst chip within 2 points, phase-change memory, raw, up to no level",
+        "worst chip within 2 points up to 10 %",
+        "worst chip within 2 points at no level",
+        "25 s refused",
         "Chips with mismatch: spread",
         "Phase-change memory: mean and extremes",
         "a random direction",

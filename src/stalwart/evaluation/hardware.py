@@ -15,7 +15,7 @@ from stalwart.core.random import derive
 from stalwart.evaluation.chip_activity import ChipActivity, chip_activity
 from stalwart.evaluation.landscape import Landscape, landscape
 from stalwart.evaluation.results import Record
-from stalwart.evaluation.sweep import Level, sweep
+from stalwart.evaluation.sweep import Level, Unit, sweep
 from stalwart.evaluation.weight_boxes import (
     CertifiedWeights,
     WorstBits,
@@ -42,11 +42,12 @@ class ChipsRow(Record):
     Attributes:
         block: of devices whose levels grow.
         device: what it is, each level with its unit.
-        level: as the block counts it.
+        level: in the block's unit.
         chips: how many; 1 where a device is the same on each.
         mean, std, minimum, fifth: over the chips; fifth is the 5th percentile.
         interval: 95 % of the mean, by bootstrap.
         accuracies: of each chip.
+        unit: what a level counts.
         refused: why there are no figures; empty where there are.
         activity: what neurons do on a few of the chips; None for networks without.
     """
@@ -61,6 +62,7 @@ class ChipsRow(Record):
     fifth: float = 0.0
     interval: tuple[float, float] = (0.0, 0.0)
     accuracies: list[float] = pydantic.Field(default_factory=list)
+    unit: Unit = "share"
     refused: str = ""
     activity: ChipActivity | None = None
 
@@ -180,12 +182,20 @@ def _row(
         found = accuracies(model, one.device, x, y, chips, derive(seed, one.block), path=path)
         activity = chip_activity(model, x, one.device, derive(seed, one.block), chips)
     except StalwartError as problem:
-        return ChipsRow(block=one.block, device=one.device.describe(), level=one.level, chips=0, refused=str(problem))
+        return ChipsRow(
+            block=one.block,
+            device=one.device.describe(),
+            level=one.level,
+            unit=one.unit,
+            chips=0,
+            refused=str(problem),
+        )
     s = summarise(found, baseline, derive(seed, "bootstrap"))
     return ChipsRow(
         block=one.block,
         device=one.device.describe(),
         level=one.level,
+        unit=one.unit,
         chips=s.chips,
         mean=s.mean,
         std=s.std,

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import datetime
 import io
+import itertools
 import math
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import yaml
 from markupsafe import Markup
 from PIL import Image
 
+from stalwart.evaluation.hardware import ChipsRow
 from stalwart.evaluation.results import AttackRow, Evaluation, Flag, Picture, Rate
 from stalwart.report import chip_plots, plots, proof_plots, spike_plots, wording
 from stalwart.report.certificates import Certificates
@@ -48,6 +50,7 @@ class RunView:
     states: list[str]
     spikes: list[tuple[Markup, str]]
     chips: list[tuple[Markup, str]]
+    devices: list[tuple[str, list[ChipsRow]]]
 
     @property
     def evaluation(self) -> Evaluation:
@@ -95,6 +98,7 @@ def render(report: Report) -> str:
         duration=wording.duration,
         quantity=wording.quantity,
         bound=wording.bound,
+        level=wording.level,
     )
     together = [(index, run.training) for index, run in enumerate(report.runs) if run.training]
     several = len(together) > 1
@@ -140,6 +144,7 @@ def _view(index: int, run: RunReport) -> RunView:
         states=[state for state in proof_plots.STATE_TONES if any(state in layer.shares for layer in layers)],
         spikes=_spike_figures(anchor, index, run),
         chips=_chip_figures(anchor, index, run),
+        devices=_devices(run),
     )
 
 
@@ -180,6 +185,12 @@ def _chip_figures(anchor: str, style: int, run: RunReport) -> list[tuple[Markup,
         around = chip_plots.around(f"{anchor}-landscape", style, found.landscape)
         figures.append((around, "The loss where all weights move along a random direction."))
     return [(Markup(svg), caption) for svg, caption in figures if svg]
+
+
+def _devices(run: RunReport) -> list[tuple[str, list[ChipsRow]]]:
+    """Return the rows of imperfect processors by block, in order."""
+    rows = run.hardware.rows if run.hardware else []
+    return [(block, list(own)) for block, own in itertools.groupby(rows, lambda row: row.block)]
 
 
 def _groups(views: list[RunView]) -> list[Group]:

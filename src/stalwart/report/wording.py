@@ -54,6 +54,18 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def level(value: float, unit: str) -> str:
+    """Write a level of a device in its unit: ``5 %``, ``25 s``, ``30 days``, ``4 bits``, ``bit 7``."""
+    if unit == "share":
+        return f"{100 * value:.4g} %"
+    if unit == "seconds":
+        for name, length in (("year", 365 * 24 * 3600), ("day", 24 * 3600), ("h", 3600)):
+            if value >= length:
+                return f"{value / length:g} {name}{'s' if name != 'h' and value > length else ''}"
+        return f"{value:g} s"
+    return f"{value:g} bits" if unit == "bits" else f"bit {value:g}"
+
+
 def quantity(value: object) -> str:
     """Write any figure of a metrics table: integers whole, floats with four digits, what is missing as a dash."""
     if value is None:
