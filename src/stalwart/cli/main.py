@@ -133,6 +133,12 @@ def evaluate(
     chips: Annotated[
         int | None, typer.Option("--chips", min=0, help="Chips of each imperfect processor; of suite hardware 25.")
     ] = None,
+    corruptions: Annotated[
+        str | None,
+        typer.Option(
+            "--corruptions", help="Severities of common corruptions, such as 1,3,5, or none; see suite corruptions."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     out: Out = None,
     device: Device = None,
@@ -155,6 +161,8 @@ def evaluate(
         "chips": chips,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
+    if corruptions is not None:
+        changes["corruptions"] = [] if corruptions == "none" else corruptions.split(",")
     if certify is not None:
         changes["certify"] = None if certify == "none" else {"methods": certify.split(",")}
     if (run is None) == (model is None):
@@ -260,7 +268,7 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="recipes, attacks, objectives, models, noises, datasets, conversions, devices, bounds, suites."
+            help="recipes, attacks, objectives, models, noises, datasets, conversions, devices, corruptions, bounds, suites."
         ),
     ] = "all",
 ) -> None:
@@ -338,6 +346,9 @@ def _summary(found: "Report") -> None:
             f"{run.name:<{width}}  clean {e.clean.value:6.1%}  worst {e.worst.value:6.1%} "
             f"[{e.worst.low:.1%}, {e.worst.high:.1%}] at {e.threat}, n={e.samples}{proven}{note}"
         )
+        if run.corruptions is not None:
+            mean = run.corruptions.mean
+            print(f"{'':<{width}}  mean corruption accuracy {mean.value:6.1%} [{mean.low:.1%}, {mean.high:.1%}]")
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -12,6 +12,7 @@ import pydantic
 
 from stalwart.core.errors import FileError, UsageError
 from stalwart.core.files import atomic, read_json
+from stalwart.evaluation.corruptions import CorruptionsResult
 from stalwart.evaluation.hardware import HardwareResult
 from stalwart.evaluation.results import Evaluation, Record
 from stalwart.report.certificates import Certificates
@@ -53,6 +54,7 @@ class RunReport(Record):
         spikes: what its neurons do; None where it has none.
         hardware: what imperfect processors leave of it; None where that was not measured.
         conversion: what was done to the network that it was converted from; None where it was not.
+        corruptions: what common corruptions leave of it; None where that was not measured.
     """
 
     name: str
@@ -64,6 +66,7 @@ class RunReport(Record):
     spikes: Spikes | None = None
     hardware: HardwareResult | None = None
     conversion: Conversion | None = None
+    corruptions: CorruptionsResult | None = None
 
     @pydantic.field_validator("evaluation")
     @classmethod

@@ -3,6 +3,7 @@
 import math
 
 from stalwart.evaluation.results import Rate
+from stalwart.evaluation.statistics import Mean
 
 BOUNDS = {
     "ibp": "IBP",
@@ -26,8 +27,8 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def interval(rate: Rate) -> str:
-    """Write the 95 % interval of a rate in percent: ``58.1–64.2``."""
+def interval(rate: Rate | Mean) -> str:
+    """Write the 95 % interval of a rate or mean in percent: ``58.1–64.2``."""
     return f"{percent(rate.low)}–{percent(rate.high)}"
 
 
