@@ -252,14 +252,15 @@ def report(
 ) -> None:
     """Place evaluated runs side by side on one page."""
     from stalwart.core.errors import FileError
-    from stalwart.report import Report
+    from stalwart.report import side_by_side
 
     for folder in folders:
         if folder.is_dir() and not (folder / "report.json").exists():
             raise FileError(f"{folder} has no report.json; run `stalwart evaluate {folder}` first.")
-    combined = Report.combine([Report.load(folder) for folder in folders], title)
+    combined = side_by_side(folders, title)
     combined.save(out)
     _summary(combined)
+    _comparison(combined)
     print(f"report: {out / 'index.html'}")
 
 
@@ -349,6 +350,27 @@ def _summary(found: "Report") -> None:
         if run.corruptions is not None:
             mean = run.corruptions.mean
             print(f"{'':<{width}}  mean corruption accuracy {mean.value:6.1%} [{mean.low:.1%}, {mean.high:.1%}]")
+
+
+def _comparison(found: "Report") -> None:
+    from stalwart.report.wording import chance, points
+
+    for one in found.differences:
+        if one.worst is None:
+            print(f"{one.first} and {one.second} are not compared: {one.reason}.")
+            continue
+        w = one.worst
+        sure = "" if one.worst_adjusted == w.p else f", {chance(one.worst_adjusted or 0.0)} among all pairs"
+        print(
+            f"{one.first} minus {one.second}: {points(w.difference)} points robust [{points(w.low)}, {points(w.high)}], "
+            f"p {chance(w.p)}{sure}"
+        )
+    for group in found.seeds:
+        seeds = f"{group.recipe}, {len(group.seeds)} seeds"
+        if group.worst is None:
+            print(f"{seeds}: {group.reason}.")
+        else:
+            print(f"{seeds}: robust {group.worst.mean:.1%} [{group.worst.low:.1%}, {group.worst.high:.1%}]")
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -17,6 +17,7 @@ from stalwart.evaluation.hardware import HardwareResult
 from stalwart.evaluation.results import Evaluation, Record
 from stalwart.report.certificates import Certificates
 from stalwart.report.conversion import Conversion
+from stalwart.report.differences import Difference, SeedGroup
 from stalwart.report.spikes import Spikes
 
 SCHEMA_VERSION = 1
@@ -85,12 +86,16 @@ class Report(Record):
         created: ISO 8601 date and time.
         title: the headline of the page.
         runs: at least one run, in the order in which the page shows them.
+        differences: runs that were evaluated alike, two by two on the same inputs.
+        seeds: runs of one recipe that differ in their seed alone.
     """
 
     schema_version: int = SCHEMA_VERSION
     created: Annotated[str, pydantic.AfterValidator(_iso)] = pydantic.Field(default_factory=_now)
     title: str = "Robustness report"
     runs: Annotated[list[RunReport], pydantic.Field(min_length=1)]
+    differences: list[Difference] = pydantic.Field(default_factory=list)
+    seeds: list[SeedGroup] = pydantic.Field(default_factory=list)
 
     def save(self, folder: Path | str) -> Path:
         """Write ``report.json`` and ``index.html`` into ``folder`` and return the folder.

@@ -32,6 +32,16 @@ def interval(rate: Rate | Mean) -> str:
     return f"{percent(rate.low)}–{percent(rate.high)}"
 
 
+def points(difference: float) -> str:
+    """Write a difference of two shares in points with its sign: ``0.032`` is ``+3.2``."""
+    return f"{100 * difference:+.1f}"
+
+
+def chance(p: float) -> str:
+    """Write a p: ``0.012``, ``< 0.001``."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def radius(eps: float) -> str:
     """Write a radius as ``0.1`` where three digits say it exactly, else as ``8/255``, else with four digits."""
     short = f"{eps:.3g}"
