@@ -264,6 +264,21 @@ def report(
     print(f"report: {out / 'index.html'}")
 
 
+@app.command()
+def claim(
+    run: Annotated[Path, typer.Argument(help="A run evaluated with --suite autoattack.")],
+    told: Annotated[
+        list[str] | None,
+        typer.Argument(help="What its authors tell, such as link=... venue=... additional_data=false."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file; claim.json in the run's folder.")] = None,
+) -> None:
+    """Write a run's robustness as a RobustBench-style record (JSON)."""
+    from stalwart.cli.claiming import write_claim
+
+    print(write_claim(run, told or [], out))
+
+
 @app.command("list")
 def list_(
     what: Annotated[
