@@ -3,15 +3,13 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from stalwart.cli.memory import keep_memory
+from stalwart.cli.summary import print_comparison, print_runs
 from stalwart.core.errors import StalwartError, UsageError
-
-if TYPE_CHECKING:
-    from stalwart.report import Report
 
 _INTERRUPTED = 130
 _NO_MEMORY = "out of memory; use a smaller training.batch_size or fewer --samples."
@@ -191,7 +189,7 @@ def evaluate(
         network = foreign_model(model, weights)
         data = source.named(dataset)
         report = judging.evaluate_model(model, network, data, section, seed, folder, device=runs.pick_device(device))
-    _summary(report)
+    print_runs(report)
     print(f"report: {folder / 'index.html'}")
 
 
@@ -259,8 +257,8 @@ def report(
             raise FileError(f"{folder} has no report.json; run `stalwart evaluate {folder}` first.")
     combined = side_by_side(folders, title)
     combined.save(out)
-    _summary(combined)
-    _comparison(combined)
+    print_runs(combined)
+    print_comparison(combined)
     print(f"report: {out / 'index.html'}")
 
 
@@ -277,6 +275,32 @@ def claim(
     from stalwart.cli.claiming import write_claim
 
     print(write_claim(run, told or [], out))
+
+
+@app.command()
+def samples(
+    width: Annotated[
+        str | None, typer.Option("--width", help="Of the 95 % interval, end to end, such as 0.02.")
+    ] = None,
+    rate: Annotated[str, typer.Option("--rate", help="The accuracy expected; 0.5 is the worst case.")] = "0.5",
+    difference: Annotated[
+        str | None, typer.Option("--difference", help="Of two models, to detect, such as 0.02.")
+    ] = None,
+    disagreement: Annotated[
+        str, typer.Option("--disagreement", help="Inputs that one of both alone gets right.")
+    ] = "0.2",
+    power: Annotated[str, typer.Option("--power", help="The chance to detect it.")] = "0.8",
+) -> None:
+    """Say how many inputs an evaluation needs, for an interval of a width or for a difference between two models."""
+    from stalwart.core.numbers import parse_number
+    from stalwart.evaluation.statistics import samples_for_difference, samples_for_width
+
+    if (width is None) == (difference is None):
+        raise UsageError("name --width of an interval, or --difference between two models; one of the two.")
+    if width is not None:
+        print(samples_for_width(parse_number(width), parse_number(rate)))
+    else:
+        print(samples_for_difference(parse_number(difference), parse_number(disagreement), parse_number(power)))
 
 
 @app.command("list")
@@ -342,50 +366,8 @@ def demo(
     from stalwart.cli.demo import tell
 
     combined = tell(out)
-    _summary(combined)
+    print_runs(combined)
     print(f"report: {(out / 'index.html').resolve()}")
-
-
-def _summary(found: "Report") -> None:
-    width = max(len(run.name) for run in found.runs)
-    for run in found.runs:
-        e = run.evaluation
-        checks = [*e.flags, run.certificates.order] if run.certificates else e.flags
-        fired = [flag.code for flag in checks if flag.fired]
-        proven = (
-            f"  certified {run.certificates.best.value:6.1%}, n={run.certificates.samples}" if run.certificates else ""
-        )
-        note = f"  do not trust: {', '.join(fired)}" if fired else ""
-        if "loss-dependence" in fired:
-            note += "; not as robust as cross-entropy attacks make it look"
-        print(
-            f"{run.name:<{width}}  clean {e.clean.value:6.1%}  worst {e.worst.value:6.1%} "
-            f"[{e.worst.low:.1%}, {e.worst.high:.1%}] at {e.threat}, n={e.samples}{proven}{note}"
-        )
-        if run.corruptions is not None:
-            mean = run.corruptions.mean
-            print(f"{'':<{width}}  mean corruption accuracy {mean.value:6.1%} [{mean.low:.1%}, {mean.high:.1%}]")
-
-
-def _comparison(found: "Report") -> None:
-    from stalwart.report.wording import chance, points
-
-    for one in found.differences:
-        if one.worst is None:
-            print(f"{one.first} and {one.second} are not compared: {one.reason}.")
-            continue
-        w = one.worst
-        sure = "" if one.worst_adjusted == w.p else f", {chance(one.worst_adjusted or 0.0)} among all pairs"
-        print(
-            f"{one.first} minus {one.second}: {points(w.difference)} points robust [{points(w.low)}, {points(w.high)}], "
-            f"p {chance(w.p)}{sure}"
-        )
-    for group in found.seeds:
-        seeds = f"{group.recipe}, {len(group.seeds)} seeds"
-        if group.worst is None:
-            print(f"{seeds}: {group.reason}.")
-        else:
-            print(f"{seeds}: robust {group.worst.mean:.1%} [{group.worst.low:.1%}, {group.worst.high:.1%}]")
 
 
 def run(arguments: list[str] | None = None) -> None:
