@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stalwart.core.files import require_writable
 from stalwart.recipes import judging, load_recipe, runs
-from stalwart.report import Report
+from stalwart.report import Report, side_by_side
 
 RECIPES = (
     "digits-natural",
@@ -31,6 +31,6 @@ def tell(out: Path) -> Report:
             runs.train(recipe, folder, source, resume=(folder / "recipe.yaml").exists(), device="cpu")
             judging.evaluate_run(folder, source, runs.load_run(folder, source), recipe.evaluation, 0, folder)
     print()
-    combined = Report.combine([Report.load(out / name) for name in RECIPES], "Robustness on digits")
+    combined = side_by_side([out / name for name in RECIPES], "Robustness on digits")
     combined.save(out)
     return combined

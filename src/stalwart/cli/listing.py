@@ -7,6 +7,7 @@ from stalwart.bounds import METHODS
 from stalwart.convert import METHODS as CONVERSIONS
 from stalwart.core.errors import UsageError
 from stalwart.core.registry import lookup, options_of, suggest
+from stalwart.data.corruptions import CORRUPTIONS
 from stalwart.data.table import DATASETS
 from stalwart.evaluation.suites import SUITES, suite
 from stalwart.hardware import FAULTS
@@ -23,6 +24,7 @@ TABLES: dict[str, Mapping[str, str]] = {
     "datasets": DATASETS,
     "conversions": CONVERSIONS,
     "devices": FAULTS,
+    "corruptions": CORRUPTIONS,
 }
 
 

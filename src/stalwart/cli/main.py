@@ -3,15 +3,13 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from stalwart.cli.memory import keep_memory
+from stalwart.cli.summary import print_comparison, print_runs
 from stalwart.core.errors import StalwartError, UsageError
-
-if TYPE_CHECKING:
-    from stalwart.report import Report
 
 _INTERRUPTED = 130
 _NO_MEMORY = "out of memory; use a smaller training.batch_size or fewer --samples."
@@ -133,6 +131,12 @@ def evaluate(
     chips: Annotated[
         int | None, typer.Option("--chips", min=0, help="Chips of each imperfect processor; of suite hardware 25.")
     ] = None,
+    corruptions: Annotated[
+        str | None,
+        typer.Option(
+            "--corruptions", help="Severities of common corruptions, such as 1,3,5, or none; see suite corruptions."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     out: Out = None,
     device: Device = None,
@@ -155,6 +159,8 @@ def evaluate(
         "chips": chips,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
+    if corruptions is not None:
+        changes["corruptions"] = [] if corruptions == "none" else corruptions.split(",")
     if certify is not None:
         changes["certify"] = None if certify == "none" else {"methods": certify.split(",")}
     if (run is None) == (model is None):
@@ -183,7 +189,7 @@ def evaluate(
         network = foreign_model(model, weights)
         data = source.named(dataset)
         report = judging.evaluate_model(model, network, data, section, seed, folder, device=runs.pick_device(device))
-    _summary(report)
+    print_runs(report)
     print(f"report: {folder / 'index.html'}")
 
 
@@ -244,15 +250,57 @@ def report(
 ) -> None:
     """Place evaluated runs side by side on one page."""
     from stalwart.core.errors import FileError
-    from stalwart.report import Report
+    from stalwart.report import side_by_side
 
     for folder in folders:
         if folder.is_dir() and not (folder / "report.json").exists():
             raise FileError(f"{folder} has no report.json; run `stalwart evaluate {folder}` first.")
-    combined = Report.combine([Report.load(folder) for folder in folders], title)
+    combined = side_by_side(folders, title)
     combined.save(out)
-    _summary(combined)
+    print_runs(combined)
+    print_comparison(combined)
     print(f"report: {out / 'index.html'}")
+
+
+@app.command()
+def claim(
+    run: Annotated[Path, typer.Argument(help="A run evaluated with --suite autoattack.")],
+    told: Annotated[
+        list[str] | None,
+        typer.Argument(help="What its authors tell, such as link=... venue=... additional_data=false."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file; claim.json in the run's folder.")] = None,
+) -> None:
+    """Write a run's robustness as a RobustBench-style record (JSON)."""
+    from stalwart.cli.claiming import write_claim
+
+    print(write_claim(run, told or [], out))
+
+
+@app.command()
+def samples(
+    width: Annotated[
+        str | None, typer.Option("--width", help="Of the 95 % interval, end to end, such as 0.02.")
+    ] = None,
+    rate: Annotated[str, typer.Option("--rate", help="The accuracy expected; 0.5 is the worst case.")] = "0.5",
+    difference: Annotated[
+        str | None, typer.Option("--difference", help="Of two models, to detect, such as 0.02.")
+    ] = None,
+    disagreement: Annotated[
+        str, typer.Option("--disagreement", help="Inputs that one of both alone gets right.")
+    ] = "0.2",
+    power: Annotated[str, typer.Option("--power", help="The chance to detect it.")] = "0.8",
+) -> None:
+    """Say how many inputs an evaluation needs, for an interval of a width or for a difference between two models."""
+    from stalwart.core.numbers import parse_number
+    from stalwart.evaluation.statistics import samples_for_difference, samples_for_width
+
+    if (width is None) == (difference is None):
+        raise UsageError("name --width of an interval, or --difference between two models; one of the two.")
+    if width is not None:
+        print(samples_for_width(parse_number(width), parse_number(rate)))
+    else:
+        print(samples_for_difference(parse_number(difference), parse_number(disagreement), parse_number(power)))
 
 
 @app.command("list")
@@ -260,7 +308,7 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="recipes, attacks, objectives, models, noises, datasets, conversions, devices, bounds, suites."
+            help="recipes, attacks, objectives, models, noises, datasets, conversions, devices, corruptions, bounds, suites."
         ),
     ] = "all",
 ) -> None:
@@ -318,26 +366,8 @@ def demo(
     from stalwart.cli.demo import tell
 
     combined = tell(out)
-    _summary(combined)
+    print_runs(combined)
     print(f"report: {(out / 'index.html').resolve()}")
-
-
-def _summary(found: "Report") -> None:
-    width = max(len(run.name) for run in found.runs)
-    for run in found.runs:
-        e = run.evaluation
-        checks = [*e.flags, run.certificates.order] if run.certificates else e.flags
-        fired = [flag.code for flag in checks if flag.fired]
-        proven = (
-            f"  certified {run.certificates.best.value:6.1%}, n={run.certificates.samples}" if run.certificates else ""
-        )
-        note = f"  do not trust: {', '.join(fired)}" if fired else ""
-        if "loss-dependence" in fired:
-            note += "; not as robust as cross-entropy attacks make it look"
-        print(
-            f"{run.name:<{width}}  clean {e.clean.value:6.1%}  worst {e.worst.value:6.1%} "
-            f"[{e.worst.low:.1%}, {e.worst.high:.1%}] at {e.threat}, n={e.samples}{proven}{note}"
-        )
 
 
 def run(arguments: list[str] | None = None) -> None:

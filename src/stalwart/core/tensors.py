@@ -82,14 +82,19 @@ def load_weights(module: nn.Module, path: Path | str, what: str = "weights") -> 
 
 def fingerprint(model: nn.Module, *rest: Tensor | str) -> str:
     """Return a digest of a model's structure and weights, and of whatever else decides what attacks find."""
-    digest = hashlib.sha256(str(model).encode())
-    for part in (*model.state_dict().values(), *rest):
+    return digest(str(model), *model.state_dict().values(), *rest)
+
+
+def digest(*parts: Tensor | str) -> str:
+    """Return the SHA-256 of tensors, with their types and shapes, and of texts, in their order."""
+    found = hashlib.sha256()
+    for part in parts:
         if isinstance(part, Tensor):
-            digest.update(f"{part.dtype}{list(part.shape)}".encode())
-            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            found.update(f"{part.dtype}{list(part.shape)}".encode())
+            found.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         else:
-            digest.update(part.encode())
-    return digest.hexdigest()
+            found.update(part.encode())
+    return found.hexdigest()
 
 
 def _split(payload: bytes) -> tuple[dict[str, Any], memoryview]:

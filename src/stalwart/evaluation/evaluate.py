@@ -19,7 +19,7 @@ from stalwart.core.numbers import parse_number, require
 from stalwart.core.progress import Advance, silent
 from stalwart.core.random import derive
 from stalwart.core.registry import suggest
-from stalwart.core.tensors import fingerprint
+from stalwart.core.tensors import digest, fingerprint
 from stalwart.evaluation.diagnostics import diagnose
 from stalwart.evaluation.events import median_flips
 from stalwart.evaluation.findings import Findings
@@ -192,6 +192,7 @@ def evaluate(
         stochastic=stochastic_section(findings, worst) if randomised else None,
         pictures=pictures(judge, rule, x, worst.best[rule]),
         seconds=time.monotonic() - started,
+        inputs=digest(x, y),
     )
     store.clear()
     return evaluation, table

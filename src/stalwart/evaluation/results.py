@@ -117,7 +117,10 @@ class Picture(Record):
 
 
 class Evaluation(Record):
-    """The whole result of ``evaluate``: clean accuracy, every attack, the worst case, the warnings."""
+    """The whole result of ``evaluate``: clean accuracy, every attack, the worst case, the warnings.
+
+    ``inputs`` is a digest of the inputs and labels, by which two evaluations on the same ones are told; empty in older reports.
+    """
 
     suite: str
     dataset: str
@@ -137,3 +140,4 @@ class Evaluation(Record):
     stochastic: StochasticSection | None = None
     pictures: list[Picture] = []
     seconds: float = 0.0
+    inputs: str = ""

@@ -11,6 +11,7 @@ from stalwart.attacks.autoattack import MEMBERS, Version
 from stalwart.attacks.table import ATTACKS
 from stalwart.core.numbers import require
 from stalwart.core.registry import build, lookup
+from stalwart.data.corruptions import SEVERITIES
 from stalwart.sets import ThreatSet
 
 ORIGIN = "origin"
@@ -59,13 +60,14 @@ class Suite:
     "pgd-softmax" attacks the averaged softmax, so that the rule which decides by it meets an attack of its own.
     The diagnostics read some entries by name: "noise", "fgsm", "pgd-ce" (the reference), "pgd-ce-long" (more steps), and
     every entry of kind "transfer". Afterwards ``chips`` of each device of :mod:`stalwart.evaluation.hardware` are measured, by
-    default none.
+    default none, and the severities ``corruptions`` of each kind in :mod:`stalwart.evaluation.corruptions`, by default none.
     """
 
     name: str
     entries: tuple[Entry, ...]
     randomised: tuple[Entry, ...]
     chips: int = 0
+    corruptions: tuple[int, ...] = ()
 
     def fitting(self, model: nn.Module, randomised: bool, within: ThreatSet, origin: bool = False) -> tuple[Entry, ...]:
         """Return the entries that are made for a model and a threat set.
@@ -218,6 +220,9 @@ AUTOATTACK_PLUS = Suite("autoattack-plus", (*_CONTROLS, _REFERENCE, *_autoattack
 HARDWARE = Suite("hardware", QUICK.entries, QUICK.randomised, chips=25)
 """The attacks of ``quick``, and then what imperfect processors leave: :func:`stalwart.evaluation.hardware.measure`."""
 
+COMMON_CORRUPTIONS = Suite("corruptions", QUICK.entries, QUICK.randomised, corruptions=SEVERITIES)
+"""The attacks of ``quick``, and then common corruptions of images: :func:`stalwart.evaluation.corruptions.measure`."""
+
 _FEW_FLIPS = tuple(Entry(name, name) for name in ("spikefool", "binary-pgd", "probabilistic-pgd"))
 
 EVENTS = Suite("events", (*QUICK.entries, *_FEW_FLIPS), (*QUICK.randomised, *_FEW_FLIPS))
@@ -234,6 +239,7 @@ MINIMAL = Suite("minimal", (*QUICK.entries, *_minimal(1)), (*QUICK.randomised, *
 SUITES: dict[str, str] = {
     "autoattack": "stalwart.evaluation.suites:AUTOATTACK",
     "autoattack-plus": "stalwart.evaluation.suites:AUTOATTACK_PLUS",
+    "corruptions": "stalwart.evaluation.suites:COMMON_CORRUPTIONS",
     "events": "stalwart.evaluation.suites:EVENTS",
     "hardware": "stalwart.evaluation.suites:HARDWARE",
     "minimal": "stalwart.evaluation.suites:MINIMAL",

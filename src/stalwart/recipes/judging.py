@@ -14,7 +14,9 @@ from stalwart.core.files import read_bytes, require_writable, write_text
 from stalwart.core.progress import progress
 from stalwart.core.registry import lookup
 from stalwart.data import Data
+from stalwart.data.corruptions import require_images
 from stalwart.evaluation import Samples, evaluate, steps_of
+from stalwart.evaluation import corruptions as common
 from stalwart.evaluation.hardware import HardwareResult, measure
 from stalwart.evaluation.hardware import steps as hardware_steps
 from stalwart.evaluation.suites import suite
@@ -58,6 +60,9 @@ def evaluate_model(
         raise UsageError(f"dataset '{data.name}' has no test samples to evaluate on; give it a test part.")
     x, y = test.to(device).batch(slice(None))
     within = lookup("threat set", SETS, section.norm)(section.eps)
+    severities = suite(section.suite).corruptions if section.corruptions is None else section.corruptions
+    if severities:
+        require_images(x)
     total = steps_of(section.suite, model, section.curve, within, origin is not None)
     with progress(f"evaluating {name}", total) as advance:
         evaluation, samples = evaluate(
@@ -82,6 +87,10 @@ def evaluate_model(
         with progress(f"chips of {name}", hardware_steps(model)) as advance:
             hardware = measure(model, x, y, seed, chips, advance, out / "chips")
         shutil.rmtree(out / "chips", ignore_errors=True)
+    corruptions: common.CorruptionsResult | None = None
+    if severities:
+        with progress(f"corruptions of {name}", common.steps()) as advance:
+            corruptions = common.measure(model, x, y, seed, severities, evaluation.rule, advance)
     certificates: Certificates | None = None
     if section.certify is not None:
         wanted = section.certify
@@ -110,6 +119,7 @@ def evaluate_model(
         certificates=certificates,
         spikes=watch_spikes(model, x, y, seed, within if section.suite in ("spiking", "snn-adaptive") else None),
         hardware=hardware,
+        corruptions=corruptions,
         conversion=conversion,
     )
     report = Report(runs=[run], title=f"Robustness of {name}")

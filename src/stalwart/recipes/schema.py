@@ -16,6 +16,7 @@ from stalwart.core.numbers import Number, require
 from stalwart.core.registry import build, lookup
 from stalwart.data import Augment
 from stalwart.data.table import DATASETS
+from stalwart.evaluation.corruptions import check_severities
 from stalwart.evaluation.suites import SUITES
 from stalwart.models.spiking import Spiking
 from stalwart.models.table import MODELS
@@ -139,6 +140,8 @@ class EvaluationSection(Settings):
         curve: further radii for the accuracy curve.
         certify: how it is certified; not at all by default.
         chips: of each imperfect processor; by default what the suite measures, 25 of "hardware" and none of others.
+        corruptions: severities, 1 to 5, of common corruptions; by default what the suite measures, all of "corruptions" and
+            none of others.
     """
 
     suite: str = "standard"
@@ -149,6 +152,13 @@ class EvaluationSection(Settings):
     curve: tuple[Annotated[Number, pydantic.Field(ge=0)], ...] = ()
     certify: CertifySection | None = None
     chips: int | None = pydantic.Field(None, ge=0)
+    corruptions: tuple[int, ...] | None = None
+
+    @pydantic.field_validator("corruptions")
+    @classmethod
+    def _severities(cls, severities: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        check_severities(severities or ())
+        return severities
 
 
 class Recipe(Settings):

@@ -5,6 +5,7 @@ from stalwart.report.conversion import Conversion
 from stalwart.report.environment import environment
 from stalwart.report.judged import evaluate
 from stalwart.report.schema import SCHEMA_VERSION, Report, RunReport
+from stalwart.report.side_by_side import side_by_side
 from stalwart.report.spikes import Spikes, watch_spikes
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "certify",
     "environment",
     "evaluate",
+    "side_by_side",
     "watch_spikes",
     "with_verdicts",
 ]

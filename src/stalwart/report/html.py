@@ -18,6 +18,7 @@ from stalwart.evaluation.hardware import ChipsRow
 from stalwart.evaluation.results import AttackRow, Evaluation, Flag, Picture, Rate
 from stalwart.report import chip_plots, plots, proof_plots, spike_plots, wording
 from stalwart.report.certificates import Certificates
+from stalwart.report.differences import Difference, SeedGroup, setting
 from stalwart.report.schema import Report, RunReport
 
 
@@ -78,6 +79,8 @@ class Group:
     proofs: list[str]
     proof_cells: dict[str, dict[str, Cell]]
     certified: Markup
+    differences: list[tuple[RunView, RunView, Difference]]
+    seeds: list[SeedGroup]
 
 
 def render(report: Report) -> str:
@@ -99,6 +102,8 @@ def render(report: Report) -> str:
         quantity=wording.quantity,
         bound=wording.bound,
         level=wording.level,
+        points=wording.points,
+        chance=wording.chance,
     )
     together = [(index, run.training) for index, run in enumerate(report.runs) if run.training]
     several = len(together) > 1
@@ -106,7 +111,7 @@ def render(report: Report) -> str:
         report=report,
         created=datetime.datetime.fromisoformat(report.created),
         views=views,
-        groups=_groups(views),
+        groups=_groups(views, report),
         warned=[view for view in views if view.fired],
         loss=Markup(plots.loss_curves("all-loss", together)) if several else "",
         learning=Markup(plots.learning_curves("all-learning", together)) if several else "",
@@ -193,15 +198,15 @@ def _devices(run: RunReport) -> list[tuple[str, list[ChipsRow]]]:
     return [(block, list(own)) for block, own in itertools.groupby(rows, lambda row: row.block)]
 
 
-def _groups(views: list[RunView]) -> list[Group]:
+def _groups(views: list[RunView], report: Report) -> list[Group]:
     alike: dict[tuple[Any, ...], list[RunView]] = {}
     for view in views:
-        e = view.evaluation
-        alike.setdefault((e.dataset, e.split, e.threat, e.eps, e.suite), []).append(view)
-    return [_group(f"curves-{number}", members) for number, members in enumerate(alike.values(), 1)]
+        alike.setdefault(setting(view.evaluation), []).append(view)
+    return [_group(f"curves-{number}", members, report) for number, members in enumerate(alike.values(), 1)]
 
 
-def _group(name: str, members: list[RunView]) -> Group:
+def _group(name: str, members: list[RunView], report: Report) -> Group:
+    named = {view.run.name: view for view in members}
     cells = {view.anchor: _cells(view.evaluation) for view in members}
     # A run whose masking checks fired cannot win: its number may be an artefact of the attack failing.
     trusted = [view for view in members if not view.fired]
@@ -223,6 +228,12 @@ def _group(name: str, members: list[RunView]) -> Group:
         proofs=[method for method in wording.BOUNDS if method in tried] + sorted(tried - wording.BOUNDS.keys()),
         proof_cells=proof_cells,
         certified=Markup(proof_plots.certified_curves(f"{name}-certified", certified)) if proven else Markup(),
+        differences=[
+            (named[one.first], named[one.second], one)
+            for one in report.differences
+            if one.first in named and one.second in named
+        ],
+        seeds=[one for one in report.seeds if one.runs[0] in named],
     )
 
 

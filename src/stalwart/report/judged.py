@@ -9,6 +9,8 @@ from stalwart.core.errors import InputError
 from stalwart.core.numbers import require
 from stalwart.core.progress import progress
 from stalwart.data import Split
+from stalwart.data.corruptions import require_images
+from stalwart.evaluation import corruptions as common
 from stalwart.evaluation import evaluate as run_suite
 from stalwart.evaluation import steps_of
 from stalwart.evaluation.hardware import measure, steps
@@ -36,6 +38,7 @@ def evaluate(
     certify: Sequence[str] = (),
     strategy: str = "adaptive",
     chips: int | None = None,
+    corruptions: Sequence[int] | None = None,
 ) -> Report:
     """Attack ``model`` with a whole suite, certify it if asked to, and return the report.
 
@@ -43,7 +46,7 @@ def evaluate(
         model: maps [B, ...] to logits [B, K], deterministic or not; left exactly as it was.
         data: inputs [N, ...] in data units with labels [N], as a pair of tensors, a split, or batches from a loader.
         within: the threat set, with one radius for all samples.
-        suite: "quick", "standard", "hardware" or another that `stalwart list suites` shows.
+        suite: "quick", "standard", "hardware", "corruptions" or another that `stalwart list suites` shows.
         seed: root of all randomness.
         rule: decision rule of a randomised model behind the headline numbers.
         curve: further radii for the accuracy curve.
@@ -52,6 +55,8 @@ def evaluate(
         certify: bounding methods, and perhaps "branch-and-bound", to prove robustness by, on all the data.
         strategy: lines of piecewise-linear functions in bounds, "tight" for certifiably trained networks.
         chips: of each imperfect processor; by default what the suite measures, 25 of "hardware" and none of others.
+        corruptions: severities, 1 to 5, of common corruptions; by default what the suite measures, all of "corruptions" and
+            none of others.
 
     Raises:
         InputError: no data, NaN, values out of range, wrong shapes, labels that do not exist.
@@ -66,6 +71,10 @@ def evaluate(
         8
     """
     x, y = _gather(data)
+    severities = find_suite(suite).corruptions if corruptions is None else corruptions
+    common.check_severities(severities)
+    if severities:
+        require_images(x)
     total = steps_of(suite, model, curve, within)
     with progress(f"evaluating {name}", total, show_progress) as advance:
         evaluation, table = run_suite(model, x, y, within, suite, seed, rule, curve, advance=advance)
@@ -75,6 +84,10 @@ def evaluate(
     if count:
         with progress(f"chips of {name}", steps(model), show_progress) as advance:
             hardware = measure(model, x, y, seed, count, advance)
+    corrupted = None
+    if severities:
+        with progress(f"corruptions of {name}", common.steps(), show_progress) as advance:
+            corrupted = common.measure(model, x, y, seed, severities, evaluation.rule, advance)
     certificates = None
     if certify:
         certificates = certify_samples(model, x, y, within, evaluation, table, certify, strategy, seed=seed)
@@ -84,6 +97,7 @@ def evaluate(
         environment=environment(),
         certificates=certificates,
         hardware=hardware,
+        corruptions=corrupted,
         spikes=watch_spikes(model, x, y, seed, within if suite == "spiking" else None),
     )
     return Report(runs=[run], title=f"Robustness of {name}")

@@ -12,10 +12,12 @@ import pydantic
 
 from stalwart.core.errors import FileError, UsageError
 from stalwart.core.files import atomic, read_json
+from stalwart.evaluation.corruptions import CorruptionsResult
 from stalwart.evaluation.hardware import HardwareResult
 from stalwart.evaluation.results import Evaluation, Record
 from stalwart.report.certificates import Certificates
 from stalwart.report.conversion import Conversion
+from stalwart.report.differences import Difference, SeedGroup
 from stalwart.report.spikes import Spikes
 
 SCHEMA_VERSION = 1
@@ -53,6 +55,7 @@ class RunReport(Record):
         spikes: what its neurons do; None where it has none.
         hardware: what imperfect processors leave of it; None where that was not measured.
         conversion: what was done to the network that it was converted from; None where it was not.
+        corruptions: what common corruptions leave of it; None where that was not measured.
     """
 
     name: str
@@ -64,6 +67,7 @@ class RunReport(Record):
     spikes: Spikes | None = None
     hardware: HardwareResult | None = None
     conversion: Conversion | None = None
+    corruptions: CorruptionsResult | None = None
 
     @pydantic.field_validator("evaluation")
     @classmethod
@@ -82,12 +86,16 @@ class Report(Record):
         created: ISO 8601 date and time.
         title: the headline of the page.
         runs: at least one run, in the order in which the page shows them.
+        differences: runs that were evaluated alike, two by two on the same inputs.
+        seeds: runs of one recipe that differ in their seed alone.
     """
 
     schema_version: int = SCHEMA_VERSION
     created: Annotated[str, pydantic.AfterValidator(_iso)] = pydantic.Field(default_factory=_now)
     title: str = "Robustness report"
     runs: Annotated[list[RunReport], pydantic.Field(min_length=1)]
+    differences: list[Difference] = pydantic.Field(default_factory=list)
+    seeds: list[SeedGroup] = pydantic.Field(default_factory=list)
 
     def save(self, folder: Path | str) -> Path:
         """Write ``report.json`` and ``index.html`` into ``folder`` and return the folder.

@@ -3,6 +3,7 @@
 import math
 
 from stalwart.evaluation.results import Rate
+from stalwart.evaluation.statistics import Mean
 
 BOUNDS = {
     "ibp": "IBP",
@@ -26,9 +27,19 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def interval(rate: Rate) -> str:
-    """Write the 95 % interval of a rate in percent: ``58.1–64.2``."""
+def interval(rate: Rate | Mean) -> str:
+    """Write the 95 % interval of a rate or mean in percent: ``58.1–64.2``."""
     return f"{percent(rate.low)}–{percent(rate.high)}"
+
+
+def points(difference: float) -> str:
+    """Write a difference of two shares in points with its sign: ``0.032`` is ``+3.2``."""
+    return f"{100 * difference:+.1f}"
+
+
+def chance(p: float) -> str:
+    """Write a p: ``0.012``, ``< 0.001``."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def radius(eps: float) -> str:
