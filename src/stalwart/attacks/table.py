@@ -23,6 +23,7 @@ ATTACKS: dict[str, str] = {
     "sparsefool": "stalwart.attacks.sparsefool:SparseFool",
     "spikefool": "stalwart.attacks.spikefool:SpikeFool",
     "square": "stalwart.attacks.square:Square",
+    "straight-through": "stalwart.attacks.straight_through:StraightThrough",
     "surrogate-ensemble": "stalwart.attacks.surrogate_ensemble:SurrogateEnsemble",
     "transfer": "stalwart.attacks.transfer:Transfer",
     "weight-amp": "stalwart.attacks.weight_amp:WeightAMP",
