@@ -17,7 +17,9 @@ from stalwart.core.registry import build
 from stalwart.sets import ThreatSet
 
 _FLAT = {
-    getattr(home, name) for home in (torch, Tensor) for name in ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn")
+    getattr(home, name)
+    for home in (torch, Tensor)
+    for name in ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn")
 }
 _NEAR = 0.25
 _ALIGNED = 0.5

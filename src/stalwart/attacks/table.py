@@ -9,6 +9,7 @@ ATTACKS: dict[str, str] = {
     "cw": "stalwart.attacks.cw:CW",
     "ddn": "stalwart.attacks.ddn:DDN",
     "deepfool": "stalwart.attacks.deepfool:DeepFool",
+    "double-precision": "stalwart.attacks.double_precision:DoublePrecision",
     "fab": "stalwart.attacks.fab:FAB",
     "few-pixel": "stalwart.attacks.few_pixel:FewPixel",
     "fgsm": "stalwart.attacks.fgsm:FGSM",

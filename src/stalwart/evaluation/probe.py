@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stalwart.attacks.double_precision import Doubled, runs_in_double
 from stalwart.attacks.guard import undisturbed
-from stalwart.attacks.losses import margin
+from stalwart.attacks.losses import cross_entropy, margin
+from stalwart.attacks.straight_through import straight_through
 from stalwart.core.random import derive, generator
 from stalwart.evaluation.judge import Judge
 from stalwart.evaluation.leaks import training_leaks
@@ -36,7 +38,7 @@ _FEW, _MANY = 10, 50
 
 
 class Slopes(NamedTuple):
-    """Gradients at inputs [N, ...]: whether that of the cross entropy is zero or not finite [N] bool, and of the margin [N, ...]."""
+    """Gradients at inputs [N, ...]: whether the cross entropy's is zero or not finite, [N] bool, and the margin's, [N, ...]."""
 
     still: Tensor
     of_margin: Tensor
@@ -65,8 +67,8 @@ def probe(judge: Judge, x: Tensor, within: ThreatSet, seed: int) -> Probe:
     traits = [
         randomised,
         _spiking(judge.model, slopes, steps),
-        _detached(slopes),
-        *_still(judge.model, x, slopes, steps, seed),
+        _detached(judge.model, x, slopes, seed),
+        *_still(judge.model, x, y, slopes, steps, seed),
         _misleading(judge.model, slopes, steps),
         _batch(judge.model, x, seed),
         _training(judge.model, x, seed),
@@ -92,9 +94,7 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Slopes | Non
     return Slopes(torch.cat(still), torch.cat(of_margin))
 
 
-def moves(
-    model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, slopes: Slopes | None, seed: int
-) -> Steps:
+def moves(model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, slopes: Slopes | None, seed: int) -> Steps:
     """Compare the margin's changes towards random points of the threat set with what its gradient foretells."""
     source = generator(seed, "probe", "moves", device=x.device)
     foretold, done = [], []
@@ -162,13 +162,16 @@ def _randomised(judge: Judge, x: Tensor, y: Tensor, differentiable: bool, seed: 
     flips = float((decisions != decisions.mode(0).values).float().mean())
     draws = _DRAWS
     if differentiable:
-        found = []
+        found: list[list[Tensor]] = [[], []]
+        part, labels = x[:_CHUNK], y[:_CHUNK]
         with undisturbed(judge.model, derive(seed, "probe", "draws")), torch.enable_grad():
             for _ in range(_DRAWS):
-                leaf = x[:_CHUNK].detach().clone().requires_grad_()
-                loss = margin(judge.model(leaf), y[:_CHUNK]).sum()
-                found.append(torch.autograd.grad(loss, leaf)[0].flatten(1).double())
-        draws = draws_needed(torch.stack(found))
+                leaf = part.detach().clone().requires_grad_()
+                logits = judge.model(leaf)
+                for kept, loss in zip(found, (cross_entropy, margin), strict=True):
+                    value = loss(logits, labels).sum()
+                    kept.append(torch.autograd.grad(value, leaf, retain_graph=True)[0].flatten(1).double())
+        draws = max(draws_needed(torch.stack(kept)) for kept in found)
     origin = "can be switched off" if judge.switchable else "cannot be switched off"
     trait = Trait(
         code="randomised",
@@ -204,20 +207,28 @@ def _spiking(model: nn.Module, slopes: Slopes | None, steps: Steps | None) -> Tr
     )
 
 
-def _detached(slopes: Slopes | None) -> Trait:
+def _detached(model: nn.Module, x: Tensor, slopes: Slopes | None, seed: int) -> Trait:
+    numbers, response = {}, "none needed."
+    if slopes is None:
+        with undisturbed(model, seed), straight_through(model, x[:2]), torch.enable_grad():
+            straight = bool(model(x[:2].detach().clone().requires_grad_()).requires_grad)
+        numbers = {"straight": float(straight)}
+        response = "Square, a search without gradients" + (
+            ", and the gradient straight through submodules that change little." if straight else " alone."
+        )
     return Trait(
         code="no-gradient",
         title="No gradient at all",
         found=slopes is None,
-        evidence="the output does " + ("not depend" if slopes is None else "depend") + " on the input as autograd sees it.",
-        response="the gradient straight through submodules that change little, and Square, a search without gradients."
-        if slopes is None
-        else "none needed.",
+        evidence="as autograd sees it, the output does "
+        + ("not depend on the input." if slopes is None else "depend on the input."),
+        response=response,
+        numbers=numbers,
     )
 
 
 def _still(
-    model: nn.Module, x: Tensor, slopes: Slopes | None, steps: Steps | None, seed: int
+    model: nn.Module, x: Tensor, y: Tensor, slopes: Slopes | None, steps: Steps | None, seed: int
 ) -> tuple[Trait, ...]:
     """Return why gradients are zero: the softmax rounds to 0 and 1, or the function is made of flat steps."""
     if slopes is None:
@@ -227,6 +238,9 @@ def _still(
     with undisturbed(model, seed), noise(model, "off"), torch.no_grad():
         top = _logits(model, x).topk(2, 1).values
     lead = float((top[:, 0] - top[:, 1]).median())
+    double = _in_double(model, x, y, seed) if saturated > ZERO_SHARE else None
+    wide = double is not None and double < saturated / 2
+    said = "" if double is None else f" In float64 {double:.1%} have none."
     found = [
         Trait(
             code="saturated-logits",
@@ -234,11 +248,12 @@ def _still(
             found=saturated > ZERO_SHARE,
             evidence=f"{saturated:.1%} of {len(x)} inputs have no gradient of the cross entropy but one of the margin, limit "
             f"{ZERO_SHARE:.0%}; the first logit leads the second by {lead:.3g} (median), and float32 knows no probability "
-            "below exp(-103).",
-            response="losses on logits: margin, DLR, and the cross entropy of logits scaled to a lead of 1."
+            f"below exp(-103).{said}",
+            response="losses on logits: margin, DLR, and the cross entropy of logits scaled to a lead of 1"
+            + ("; the cross entropy in float64." if wide else ".")
             if saturated > ZERO_SHARE
             else "none needed.",
-            numbers={"share": saturated, "lead": lead},
+            numbers={"share": saturated, "lead": lead, **({} if double is None else {"float64": double})},
         )
     ]
     if steps is not None and not neurons(model):
@@ -257,6 +272,15 @@ def _still(
             )
         )
     return tuple(found)
+
+
+def _in_double(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> float | None:
+    """Return the share of inputs without a gradient of the cross entropy in float64; None if the model does not run so."""
+    with undisturbed(model, seed), noise(model, "off"):
+        if neurons(model) or not runs_in_double(model, x[:2]):
+            return None
+        slopes = gradients(Doubled(model).eval(), x, y, seed)
+    return None if slopes is None else float(slopes.still.float().mean())
 
 
 def _misleading(model: nn.Module, slopes: Slopes | None, steps: Steps | None) -> Trait | None:
