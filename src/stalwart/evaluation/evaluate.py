@@ -156,7 +156,9 @@ def steps_of(
     """
     chosen = suite(suite_name)
     if chosen.settles and data is not None:
-        x, y = data[0], data[1].long().to(data[0].device)
+        check_images(data[0], within.low, within.high)
+        check_labels(data[1], len(data[0]))
+        x, y = data[0].clamp(within.low, within.high), data[1].long().to(data[0].device)
         _, randomised, switchable = _look(model, x, y, seed)
         judge = Judge(model, y, randomised, seed, switchable)
         entries = _entries(chosen, judge, within, origin, probe(judge, x, within, seed))
@@ -181,6 +183,13 @@ def _look(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> tuple[int, bool,
             logits = model(x[:2])
         except RuntimeError as problem:
             raise InputError(f"the model does not run on inputs of shape {list(x.shape)}: {problem}.") from problem
+        try:
+            model(x[:1])
+        except (RuntimeError, ValueError) as problem:
+            raise InputError(
+                f"the model runs on two inputs together but not on one alone ({problem}); it takes statistics of the batch. "
+                "Give its batch normalisation running statistics, so that an answer depends on its own input."
+            ) from problem
         check_logits(logits, len(x[:2]))
         check_labels(y, len(x), logits.shape[1])
         if not torch.isfinite(logits).all():

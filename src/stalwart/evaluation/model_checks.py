@@ -20,8 +20,8 @@ _MEANINGS = {
     "search without gradients. Make every step a submodule, so that attacks can go straight through it, or attack a "
     "differentiable copy and transfer.",
     "saturated-logits": "The logits lie so far apart that the softmax rounds to 0 and 1, and the cross entropy has no "
-    "gradient. That protects from nothing but attacks on the cross entropy: attack the margin, DLR or the cross entropy of scaled "
-    "logits (scaled-ce), or divide the logits by a constant.",
+    "gradient. That protects from nothing but attacks on the cross entropy: attack the margin, DLR or the cross entropy of "
+    "scaled logits (scaled-ce), or divide the logits by a constant.",
     "flat-steps": "The output changes with the input, but in steps whose gradient is zero everywhere, as of rounding, JPEG or "
     "thresholds. Gradient attacks stand still while the model is as weak as it was. Let gradients go straight through "
     "the steps (attack straight-through), attack the model without them and transfer, or search without gradients (square).",
@@ -77,8 +77,8 @@ def single_draw(f: Findings) -> Flag | None:
         code="single-draw",
         title="Attacks with one draw overstate robustness",
         fired=sure and difference >= _LOSS_GAP,
-        explanation="Noise hides the gradient from an attack that looks at one draw a step, and averaging draws brings it back. "
-        "A result without that (EoT) speaks of the noise in the gradient, not of robustness; report that with many draws.",
+        explanation="Noise hides the gradient from an attack that looks at one draw a step, and averaging draws brings it "
+        "back. A result without that (EoT) speaks of the noise in the gradient, not of robustness; report that with many draws.",
         evidence=f"PGD-CE with {few} draw leaves {f.sweep[few].float().mean():.1%}, with {many} draws "
         f"{f.sweep[many].float().mean():.1%}; the limit is {100 * _LOSS_GAP:.0f} points.",
     )
@@ -100,8 +100,8 @@ def search_beats_gradient(f: Findings) -> Flag | None:
         code="black-box",
         title="A search without gradients breaks more",
         fired=sure and difference > _SEARCHED,
-        explanation="Square knows nothing but the output, and still breaks inputs that all gradient attacks left. The gradients "
-        "mislead: find out which step they fail at, and attack straight through it or a differentiable copy.",
+        explanation="Square knows nothing but the output, and still breaks inputs that all gradient attacks left. The "
+        "gradients mislead: find out which step they fail at, and attack straight through it or a differentiable copy.",
         evidence=f"gradient attacks leave {before.float().mean():.1%}, with Square {after.float().mean():.1%}; the limit is "
         f"{100 * _SEARCHED:.0f} points.",
     )
@@ -118,8 +118,8 @@ def not_settled(f: Findings) -> Flag | None:
         code="not-settled",
         title="The attacks have not settled",
         fired=sure and fall > _SETTLED,
-        explanation="Twice the effort still lowers robust accuracy, so the number here is too kind. Go on with more steps, more "
-        "draws or more restarts until it stays.",
+        explanation="Twice the effort still lowers robust accuracy, so the number here is too kind. Go on with more steps, "
+        "more draws or more restarts until it stays.",
         evidence=f"{rounds[0][1][0].float().mean():.1%} before, {said}: {100 * fall:.1f} points; the limit is "
         f"{100 * _SETTLED:.0f}, and two standard errors of paired outcomes.",
     )

@@ -172,13 +172,14 @@ def _randomised(judge: Judge, x: Tensor, y: Tensor, differentiable: bool, seed: 
                     value = loss(logits, labels).sum()
                     kept.append(torch.autograd.grad(value, leaf, retain_graph=True)[0].flatten(1).double())
         draws = max(draws_needed(torch.stack(kept)) for kept in found)
+    why = "as many as are tried at all" if draws == _MANY else "so that two means point the same way (cosine 0.9)"
     origin = "can be switched off" if judge.switchable else "cannot be switched off"
     trait = Trait(
         code="randomised",
         title="Random answers",
         found=True,
         evidence=f"{flips:.1%} of single draws decide otherwise than most of {_DRAWS}; the noise {origin}.",
-        response=f"{draws} draws for each gradient, so that two means point the same way (cosine 0.9); beside them attacks "
+        response=f"{draws} draws for each gradient, {why}; beside them attacks "
         "with one draw, on the mean softmax, and on the network without its noise.",
         numbers={"flips": flips, "draws": draws},
     )
@@ -279,7 +280,7 @@ def _in_double(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> float | Non
     with undisturbed(model, seed), noise(model, "off"):
         if neurons(model) or not runs_in_double(model, x[:2]):
             return None
-        slopes = gradients(Doubled(model).eval(), x, y, seed)
+        slopes = gradients(Doubled(model).eval(), x.double(), y, seed)
     return None if slopes is None else float(slopes.still.float().mean())
 
 
