@@ -78,7 +78,7 @@ def single_draw(f: Findings) -> Flag | None:
         title="Attacks with one draw overstate robustness",
         fired=sure and difference >= _LOSS_GAP,
         explanation="Noise hides the gradient from an attack that looks at one draw a step, and averaging draws brings it "
-        "back. A result without that (EoT) speaks of the noise in the gradient, not of robustness; report that with many draws.",
+        "back. A result without that (EoT) speaks of the noise in the gradient, not of robustness; report many draws.",
         evidence=f"PGD-CE with {few} draw leaves {f.sweep[few].float().mean():.1%}, with {many} draws "
         f"{f.sweep[many].float().mean():.1%}; the limit is {100 * _LOSS_GAP:.0f} points.",
     )
