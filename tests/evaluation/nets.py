@@ -25,14 +25,14 @@ def mlp(**more):
     return build_model("mlp", (1, 8, 8), CLASSES, {"widths": (32, 16)}, seed=0, **more)
 
 
-def train(model, epochs=60, attacked=0.0, loss=F.cross_entropy):
+def train(model, epochs=60, attacked=0.0, penalty=lambda: 0.0):
     x, y = zero_to_three(load("digits").train, 300)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(epochs):
         z = sw.attack("pgd", steps=5)(model.eval(), x, y, within=sw.Linf(attacked)).x_adv if attacked else x
         model.train()
         optimiser.zero_grad()
-        loss(model(z), y).backward()
+        (F.cross_entropy(model(z), y) + penalty()).backward()
         optimiser.step()
     return model.eval()
 
@@ -89,8 +89,12 @@ class AlwaysDrops(nn.Module):
 
 def noise_alone():
     """A defence by noise of learned covariance, without an adversarial example in training."""
-    model = mlp(head=WCAHead)
-    return train(model, 150, loss=lambda logits, y: F.cross_entropy(logits, y) - model.head.alignment())
+    model = mlp(head=lambda features, classes: WCAHead(features, classes, "diagonal"))
+
+    def penalty():
+        return 1e-3 * sum(one.square().sum() for one in model.head.parameters()) - model.head.alignment()
+
+    return train(model, 400, penalty=penalty)
 
 
 def batch_statistics():
