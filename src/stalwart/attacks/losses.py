@@ -17,15 +17,16 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def scaled_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """-log softmax(z / s)_y with s = z_(1) - z_(2), taken for a constant in the gradient.
+    """The gradient of -log softmax(z / s)_y, where s = z_(1) - z_(2) is taken for a constant; as a value, the margin loss.
 
-    The softmax of logits whose lead is 1 is never saturated, so rounding in float32 leaves the gradient alone. Its value says
-    little of how far a decision is from changing; its gradient does. Source: Yu and Xu, CVPR 2023, minimising the detrimental
-    effect of floating-point errors (MIFPE).
+    The softmax of logits whose lead is 1 is never saturated, so rounding in float32 leaves the gradient alone. With two
+    classes -log softmax(z / s)_y is one number for every right answer, so the margin tells which iterate is the best.
+    Source: Yu and Xu, CVPR 2023, minimising the detrimental effect of floating-point errors (MIFPE).
     """
     top = logits.topk(2, -1).values
     lead = (top[..., 0] - top[..., 1]).detach().clamp_min(1e-12)
-    return cross_entropy(logits / lead[..., None], y)
+    slope = cross_entropy(logits / lead[..., None], y)
+    return margin(logits, y).detach() + (slope - slope.detach())
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:

@@ -211,7 +211,7 @@ def _spiking(model: nn.Module, slopes: Slopes | None, steps: Steps | None) -> Tr
 def _detached(model: nn.Module, x: Tensor, slopes: Slopes | None, seed: int) -> Trait:
     numbers, response = {}, "none needed."
     if slopes is None:
-        with undisturbed(model, seed), straight_through(model, x[:2]), torch.enable_grad():
+        with undisturbed(model, seed), straight_through(model, x[:_CHUNK]), torch.enable_grad():
             straight = bool(model(x[:2].detach().clone().requires_grad_()).requires_grad)
         numbers = {"straight": float(straight)}
         response = "Square, a search without gradients" + (
