@@ -91,7 +91,8 @@ def search_beats_gradient(f: Findings) -> Flag | None:
     if not gradient or name not in {**f.left, **f.correct}:
         return None
     if name in f.left:
-        before = torch.stack([*gradient, *(left for one, left in f.left.items() if one != name)]).all(0)
+        earlier = list(f.left)[: list(f.left).index(name)]
+        before = torch.stack([*gradient, *(f.left[one] for one in earlier)]).all(0)
         after = before & f.left[name]
     else:
         before, after = min(gradient, key=lambda correct: float(correct.float().mean())), f.correct[name]
