@@ -248,6 +248,7 @@ SUITES: dict[str, str] = {
     "adaptive": "stalwart.evaluation.adaptive:ADAPTIVE",
     "autoattack": "stalwart.evaluation.suites:AUTOATTACK",
     "autoattack-plus": "stalwart.evaluation.suites:AUTOATTACK_PLUS",
+    "events": "stalwart.evaluation.suites:EVENTS",
     "hardware": "stalwart.evaluation.suites:HARDWARE",
     "quick": "stalwart.evaluation.suites:QUICK",
     "standard": "stalwart.evaluation.suites:STANDARD",
