@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stalwart.evaluation import Evaluation
     from stalwart.report import Report
 
 
@@ -23,9 +24,21 @@ def print_runs(found: "Report") -> None:
             f"{run.name:<{width}}  clean {e.clean.value:6.1%}  worst {e.worst.value:6.1%} "
             f"[{e.worst.low:.1%}, {e.worst.high:.1%}] at {e.threat}, n={e.samples}{proven}{note}"
         )
+        if e.suite == "adaptive" and e.probe:
+            _told(e)
         if run.corruptions is not None:
             mean = run.corruptions.mean
             print(f"{'':<{width}}  mean corruption accuracy {mean.value:6.1%} [{mean.low:.1%}, {mean.high:.1%}]")
+
+
+def _told(found: "Evaluation") -> None:
+    """Print what the suite saw in the model, what it did about it, and whether its attacks settled."""
+    for trait in found.probe.traits if found.probe else []:
+        if trait.found:
+            print(f"  saw: {trait.title.lower()}: {trait.evidence} So: {trait.response}")
+    for flag in found.flags:
+        if flag.code == "not-settled":
+            print(f"  {'not settled' if flag.fired else 'settled'}: {flag.evidence}")
 
 
 def print_comparison(found: "Report") -> None:

@@ -35,6 +35,8 @@ from stalwart.report import (
 from stalwart.sets import Linf
 from stalwart.sets.table import SETS
 
+_SPIKING = ("spiking", "snn-adaptive", "adaptive")
+
 
 def evaluate_model(
     name: str,
@@ -63,10 +65,11 @@ def evaluate_model(
     severities = suite(section.suite).corruptions if section.corruptions is None else section.corruptions
     if severities:
         require_images(x)
-    total = steps_of(section.suite, model, section.curve, within, origin is not None)
+    model.to(device)
+    total = steps_of(section.suite, model, section.curve, within, origin is not None, (x, y), seed)
     with progress(f"evaluating {name}", total) as advance:
         evaluation, samples = evaluate(
-            model.to(device),
+            model,
             x,
             y,
             within,
@@ -117,7 +120,7 @@ def evaluate_model(
         recipe=recipe,
         environment=environment(),
         certificates=certificates,
-        spikes=watch_spikes(model, x, y, seed, within if section.suite in ("spiking", "snn-adaptive") else None),
+        spikes=watch_spikes(model, x, y, seed, within if section.suite in _SPIKING else None),
         hardware=hardware,
         corruptions=corruptions,
         conversion=conversion,
