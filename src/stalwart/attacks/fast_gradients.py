@@ -99,7 +99,7 @@ class _ThinConv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         (weight,) = ctx.saved_tensors
-        width, channels, tall, wide = weight.shape
+        width, _, tall, wide = weight.shape
         batch, _, height, length = gradient.shape
         kernel = weight.reshape(width, -1).t()
         if ctx.stride != (1, 1) or not jit.available() or gradient.dtype != torch.float32:
