@@ -10,7 +10,8 @@ from scipy.optimize import linprog, minimize
 from torch import nn
 
 import stalwart as sw
-from stalwart.attacks.hyperplanes import lengths, step_to_hyperplane
+from stalwart.attacks.hyperplanes import _compiled_step, lengths, step_to_hyperplane
+from stalwart.core import jit
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.random import generator
 
@@ -65,6 +66,25 @@ def test_the_step_is_that_of_the_slow_twin(norm, seed, width, reach):
         assert float((slope[i] * step[i]).sum()) == pytest.approx(
             math.copysign(min(abs(gap[i]), most), gap[i]), abs=1e-9
         )
+
+
+@pytest.mark.skipif(not jit.available(), reason="needs numba")
+@pytest.mark.parametrize("width", [1, 3, 100])
+def test_the_compiled_step_is_that_of_torch(width):
+    source = generator(width)
+    z, slope = torch.rand(400, width, generator=source), torch.randn(400, width, generator=source)
+    z[torch.rand(400, width, generator=source) < 0.2] = 0.0
+    slope[torch.rand(400, width, generator=source) < 0.2] = 0.0
+    slope[0] = 0.0
+    gap = torch.linspace(-1.2, 1.2, 400) * slope.abs().sum(1)
+    gap[200:210] = 0.0
+    step = _compiled_step(z, slope, gap, 0.0, 1.0)
+    wanted = step_to_hyperplane("linf", z.double(), slope.double(), gap.double(), 0.0, 1.0)
+    reached = (slope * step).sum(1)
+    assert torch.allclose(reached, (slope * wanted).sum(1).float(), atol=1e-4)
+    assert torch.allclose(step, wanted.float(), atol=1e-4)
+    assert ((z + step >= 0) & (z + step <= 1)).all()
+    assert (reached[:20] > gap[:20] + 0.01).any(), "some gaps are out of reach"
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

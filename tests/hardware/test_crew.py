@@ -9,8 +9,8 @@ import torch
 from chip_networks import assert_same, cnn, images, snapshot
 from torch import nn
 
+from stalwart.core.crew import crew, in_order
 from stalwart.hardware import Mismatch, OutputNoise, accuracies
-from stalwart.hardware.crew import crew, in_order
 from stalwart.stochastic import inject
 
 X = images(40)

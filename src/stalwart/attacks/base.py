@@ -15,6 +15,7 @@ from stalwart.attacks.guard import undisturbed
 from stalwart.attacks.layout import fitting_batch
 from stalwart.attacks.losses import margin
 from stalwart.attacks.oracle import Average, Oracle
+from stalwart.attacks.team import at_work
 from stalwart.core.checks import check_images, check_labels
 from stalwart.core.errors import BrokenPromiseError, InputError, UsageError
 from stalwart.core.numbers import require
@@ -150,7 +151,7 @@ class Attack(Gradients):
         x, y = x.detach().clamp(within.low, within.high), y.long().to(x.device)
         within.bounds(x)  # refuses a number of radii that is not the batch size
         parts = []
-        with undisturbed(model, seed), self.chosen_gradients(model):
+        with undisturbed(model, seed), self.chosen_gradients(model), at_work(model, x[:1]):
             chosen = batch_size or fitting_batch(model, x)
             for number, start in enumerate(range(0, len(x), chosen)):
                 index = torch.arange(start, min(start + chosen, len(x)), device=x.device)

@@ -99,39 +99,23 @@ class _ThinConv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         (weight,) = ctx.saved_tensors
-        width, channels, tall, wide = weight.shape
+        width, _, tall, wide = weight.shape
         batch, _, height, length = gradient.shape
         kernel = weight.reshape(width, -1).t()
+        if ctx.stride != (1, 1) or not jit.available() or gradient.dtype != torch.float32:
+            products = kernel @ gradient.reshape(batch, width, -1)
+            found = F.fold(products, ctx.shape[2:], (tall, wide), padding=ctx.padding, stride=ctx.stride)
+            return found, None, None, None, None
+        from stalwart.attacks import kernels
+
         if gradient.is_contiguous():
             products = (kernel @ gradient.reshape(batch, width, -1)).transpose(0, 1)
         else:
             products = kernel @ gradient.permute(0, 2, 3, 1).reshape(-1, width).t()
-        products = products.reshape(channels * tall * wide, batch, height, length)
         found = gradient.new_empty(ctx.shape)
-        if jit.available() and ctx.stride == (1, 1) and gradient.dtype == torch.float32:
-            from stalwart.attacks import kernels
-
-            sizes = (*ctx.shape[1:], tall, wide, *ctx.padding, height, length)
-            jit.run(kernels.gather, batch, *sizes, products.contiguous(), found)
-        else:
-            _gather(products, (tall, wide), ctx.stride, ctx.padding, found)
+        sizes = (*ctx.shape[1:], tall, wide, *ctx.padding, height, length)
+        jit.run(kernels.gather, batch, *sizes, products.contiguous(), found)
         return found, None, None, None, None
-
-
-def _gather(
-    products: Tensor, size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], out: Tensor
-) -> None:
-    """Sum the products [C * tall * wide, B, H, W] of a convolution's taps into the input's gradient [B, C, H', W']."""
-    _, _, height, length = products.shape
-    batch, channels, rows, columns = out.shape
-    padded = out.new_zeros(batch, channels, rows + 2 * padding[0], columns + 2 * padding[1])
-    for i in range(size[0]):
-        ys = slice(i, i + stride[0] * (height - 1) + 1, stride[0])
-        for j in range(size[1]):
-            xs = slice(j, j + stride[1] * (length - 1) + 1, stride[1])
-            taps = products.view(channels, *size, batch, height, length)[:, i, j]
-            padded[:, :, ys, xs] += taps.transpose(0, 1)
-    out.copy_(padded[:, :, padding[0] : padding[0] + rows, padding[1] : padding[1] + columns])
 
 
 def _pair(value: Any) -> tuple[int, int]:

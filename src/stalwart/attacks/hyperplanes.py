@@ -5,10 +5,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stalwart.core import jit
+
 Norm = Literal["linf", "l2", "l1"]
 
 _TURNS = 60
 """More rounds than the search for a multiplier takes; each passes all corners up to a better one."""
+
+_WORTH = 2**15
+"""Entries from which the compiled loop pays for being loaded."""
 
 
 def step_to_hyperplane(norm: Norm, z: Tensor, slope: Tensor, gap: Tensor, low: float, high: float) -> Tensor:
@@ -35,11 +40,31 @@ def step_to_hyperplane(norm: Norm, z: Tensor, slope: Tensor, gap: Tensor, low: f
         low: smallest valid value.
         high: largest valid value.
     """
+    if norm == "linf" and _compiles(z, slope, gap):
+        return _compiled_step(z, slope, gap, low, high)
     uphill = torch.where(gap >= 0, 1.0, -1.0).to(slope)[:, None] * slope
-    room = torch.where(uphill > 0, high - z, z - low).clamp_min_(0).masked_fill_(uphill == 0, 0.0)
+    # Where the slope is 0 there is room all the same: it yields nothing, and the sign takes the step away.
+    room = torch.where(uphill > 0, high - z, z - low).clamp_min_(0)
     steepness = slope.abs()
     size = _knapsack(steepness, room, gap.abs()) if norm == "l1" else _filled(norm, steepness, room, gap.abs())
     return uphill.sign_().mul_(size)
+
+
+def _compiles(z: Tensor, *tensors: Tensor) -> bool:
+    tensors = (z, *tensors)
+    plain = z.numel() >= _WORTH and all(
+        one.dtype == torch.float32 and one.device.type == "cpu" and not one.requires_grad for one in tensors
+    )
+    return plain and jit.available()
+
+
+def _compiled_step(z: Tensor, slope: Tensor, gap: Tensor, low: float, high: float) -> Tensor:
+    from stalwart.attacks import hyperplane_kernels as kernels
+
+    out = torch.empty(z.shape)
+    bounds = torch.tensor([low, high])
+    jit.run(kernels.step, len(z), z.shape[1], bounds, z.contiguous(), slope.contiguous(), gap.contiguous(), out)
+    return out
 
 
 def _filled(norm: Norm, steepness: Tensor, room: Tensor, reach: Tensor) -> Tensor:
@@ -51,9 +76,9 @@ def _filled(norm: Norm, steepness: Tensor, room: Tensor, reach: Tensor) -> Tenso
     total = yields.sum(1)
     level = (reach / total).nan_to_num_(nan=0.0)
     for _ in range(_TURNS):
-        full = corner <= level[:, None]
-        spent = (gains * full).sum(1)
-        moving = yields.masked_fill(full, 0.0).sum(1)
+        full = (corner <= level[:, None]).to(gains)
+        spent = torch.linalg.vecdot(gains, full)
+        moving = torch.linalg.vecdot(yields, full.neg_().add_(1))
         # With all at their faces the level is of no more matter.
         after = torch.where(moving > 0, (reach - spent) / moving, torch.inf).maximum(level)
         # Once all rooms are used up the gap is out of reach; rounding must not keep the rest going either.

@@ -8,8 +8,12 @@ from stalwart.spiking.network import keeping
 
 
 def prefers_channels_last(model: nn.Module, x: Tensor) -> bool:
-    """Tell whether the model takes channels-last images on the CPU: it has convolutions, and none of its ``view``s object."""
-    if x.dim() != 4 or x.device.type != "cpu" or not any(isinstance(m, nn.Conv2d) for m in model.modules()):
+    """Tell whether the model runs faster on channels-last images and takes them: its ``view``s may object.
+
+    That is on the CPU and with convolutions of stride 1; one whose every convolution skips pixels is faster without.
+    """
+    strides = [module.stride for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if x.dim() != 4 or x.device.type != "cpu" or all(max(stride) > 1 for stride in strides):
         return False
     try:
         with torch.no_grad():

@@ -107,6 +107,6 @@ class Goal:
         """Tell which samples [B] are misclassified; a tie with another class counts as misclassified."""
         return ~(margin(logits, self.y) < 0)
 
-    def select(self, index: Tensor) -> "Goal":
+    def select(self, index: Tensor | slice) -> "Goal":
         """Return the goal of some of the samples."""
         return replace(self, y=self.y[index], target=None if self.target is None else self.target[index])

@@ -32,7 +32,7 @@ class DistanceGoal(Goal):
         lead = (logits - own) / self.scale
         return lead.masked_fill(F.one_hot(self.y, logits.shape[-1]).bool(), -torch.inf).amax(-1)
 
-    def select(self, index: Tensor) -> "DistanceGoal":
+    def select(self, index: Tensor | slice) -> "DistanceGoal":
         """Return the goal of some of the samples."""
         return replace(self, y=self.y[index], scale=None if self.scale is None else self.scale[index])
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stalwart.attacks.fast_gradients import FastGradients
 from stalwart.attacks.layout import prefers_channels_last
 from stalwart.attacks.losses import Goal
+from stalwart.attacks.team import team
 from stalwart.core.checks import check_logits
 from stalwart.core.errors import InputError
 from stalwart.core.layout import channels_last
@@ -31,6 +32,7 @@ class Oracle:
         decisive: whether a sample is done once this model misclassifies it. Not so on the source of a transfer attack,
             where it would stop right behind the source's decision boundary, nor on a randomised model.
         rows: how many inputs one pass should hold, for attacks that run several points of a sample side by side.
+        team: copies of the model among which passes are shared; None for a model that works alone.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Oracle:
         # Draws of a deterministic model are all alike: one is enough.
         self.eot = eot if self.randomised else 1
         self._passes = 1 if getattr(model, "cheap_draws", False) else self.eot
+        self.team = None if self.randomised else team(model, probe)
 
     def arrange(self, x: Tensor) -> Tensor:
         """Return x in the memory layout that this model runs fastest in; values are unchanged."""
@@ -70,6 +73,8 @@ class Oracle:
     def logits(self, x: Tensor, index: Tensor, draws: int = 1) -> Tensor:
         """Return logits [draws, B, K] without gradient; ``index`` says which samples these are, some maybe twice."""
         _count(self.forwards, index, 1 if getattr(self.model, "cheap_draws", False) else draws)
+        if self.team is not None and draws == 1:
+            return self.team.logits(self.arrange(x))[None]
         # Without gradients only pooling gains by it, and looking at every call costs a small network a tenth of its time.
         with FastGradients() if self._pools else contextlib.nullcontext():
             return draw_logits(self.model, self.arrange(x), draws)
@@ -111,6 +116,10 @@ class Oracle:
         Raises:
             InputError: the model's output does not depend on its input in a way autograd can see.
         """
+        if self.team is not None:
+            _count(self.forwards, index, 1)
+            _count(self.backwards, index, len(goals))
+            return self.team.gradients(self.arrange(x.detach()), goals)
         x = self.arrange(x.detach()).requires_grad_()
         # A mean of losses is taken draw by draw where each draw is a whole pass: one graph in memory, not eot of them.
         alone = self._passes > 1 and self.average == "loss"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.checks import check_labels, check_logits
+from stalwart.core.crew import crew, in_order
 from stalwart.core.errors import FileError, InputError
 from stalwart.core.layout import channels_last
 from stalwart.core.modes import evaluating
@@ -18,7 +19,6 @@ from stalwart.core.random import derive
 from stalwart.core.tensors import fingerprint, load_tensors, save_tensors
 from stalwart.hardware.base import Hardware
 from stalwart.hardware.chip import Chip
-from stalwart.hardware.crew import crew, in_order
 
 _SAVE_EVERY = 2.0
 

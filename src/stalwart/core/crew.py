@@ -1,20 +1,27 @@
-"""Many chips at once: one thread for each, with a copy of the model of its own.
+"""Many chips, or parts of a batch, at once: one thread for each, with a copy of the model of its own.
 
-Threads that share every operation wait for each other at its end, some twenty times a forward pass; chips have nothing to
+Threads that share every operation wait for each other at its end, some twenty times a forward pass; these have nothing to
 wait for. One core's batch then also stays in that core's cache.
 """
 
+import contextlib
 import contextvars
+import functools
+import os
 import queue
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from stalwart.core.quick import lean_copy
+
+_FEW = 4
+"""Threads up to which parts of one batch keep each of them busy."""
+_workers: contextvars.ContextVar[int] = contextvars.ContextVar("stalwart_workers", default=1)
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -31,14 +38,14 @@ def crew(model: nn.Module, x: Tensor, jobs: int) -> list[nn.Module]:
         x: a few inputs [B, ...] for one pass.
         jobs: how many there are; with fewer than threads, one copy takes them in turn.
     """
-    if not _is_plain(model, x):
+    if not is_plain(model, x):
         return [model]
     threads = torch.get_num_threads()
     try:
         copies = [lean_copy(model) for _ in range(threads if jobs >= threads else 1)]
     except Exception:  # a module's own way of being copied may raise anything
         return [model]
-    return copies if _leaves_generator(copies[0], x) else [model]
+    return copies if leaves_generator(copies[0], x) else [model]
 
 
 def in_order(
@@ -78,7 +85,49 @@ def in_order(
         torch.set_num_threads(threads)
 
 
-def _is_plain(model: nn.Module, x: Tensor) -> bool:
+@contextlib.contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Let every operation inside the block run in one thread, and :func:`side_by_side` use torch's threads instead.
+
+    With more threads than parts of a batch are worth nothing changes. The number is set once for a block: a change
+    ends the threads that share operations, and starting them again takes longer than a pass of a small network.
+    """
+    threads = torch.get_num_threads()
+    if not 1 < threads <= _FEW:
+        yield
+        return
+    token = _workers.set(threads)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        _workers.reset(token)
+
+
+def side_by_side(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+    """Return ``work(job)`` of each job, in order; inside :func:`one_thread_each` in as many threads as torch had."""
+    workers = _workers.get()
+    if workers == 1 or len(jobs) == 1:
+        return [work(job) for job in jobs]
+    context = contextvars.copy_context()
+    pool = _pool(os.getpid(), workers)
+    waiting = [pool.submit(context.copy().run, work, job) for job in jobs[1:]]
+    try:
+        first = work(jobs[0])
+    finally:
+        wait(waiting)
+    return [first, *(one.result() for one in waiting)]
+
+
+@functools.cache
+def _pool(process: int, workers: int) -> ThreadPoolExecutor:
+    # A process that was forked has none of its parent's threads, hence the first argument.
+    return ThreadPoolExecutor(workers - 1, "stalwart", torch.set_num_threads, (1,))
+
+
+def is_plain(model: nn.Module, x: Tensor) -> bool:
+    """Tell whether model and input are on the CPU, in full precision, and the model has no hooks and is not compiled."""
     tensors = (x, *model.parameters(), *model.buffers())
     if any(tensor.device.type != "cpu" for tensor in tensors) or torch.is_autocast_enabled("cpu"):
         return False
@@ -92,7 +141,8 @@ def _is_plain(model: nn.Module, x: Tensor) -> bool:
 
 
 @torch.no_grad()
-def _leaves_generator(model: nn.Module, x: Tensor) -> bool:
+def leaves_generator(model: nn.Module, x: Tensor) -> bool:
+    """Tell whether a pass leaves torch's global generator as it is."""
     before = torch.get_rng_state()
     model(x.clone())
     same = torch.equal(before, torch.get_rng_state())

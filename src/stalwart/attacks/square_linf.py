@@ -1,0 +1,195 @@
+"""The Square attack's search in an linf ball, where proposals do not depend on what was found before them.
+
+A proposal paints a square with clean values ± eps, whatever the point is by then. So the next few of a sample can be looked at
+together: those that change nothing are passed over, several others go through the model in one pass, the first that is better
+is taken, and what came after it is tried again from the better point. Every sample takes the same way as if proposals were
+tried one by one, at its own pace, and passes stay large when few samples are left or most proposals change nothing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stalwart.attacks.losses import Goal
+from stalwart.attacks.oracle import Oracle
+from stalwart.core.random import uniform
+from stalwart.sets import ThreatSet
+
+_PASS = 128
+"""Rows of a pass up to which proposals of a sample are tried together."""
+_WASTE = 0.05
+"""Share of the rows that may be lost on proposals behind an accepted one."""
+_AHEAD = 64
+"""Most proposals of a sample looked at together."""
+_CHAPTER = 1000
+"""Most proposals drawn at a time."""
+
+
+def search(
+    oracle: Oracle,
+    goal: Goal,
+    x: Tensor,
+    start: Tensor,
+    within: ThreatSet,
+    sizes: Iterable[tuple[int, tuple[int, int]]],
+    source: torch.Generator,
+) -> Tensor:
+    """Return the point [B, ...] of largest loss of each sample, or the first that a decisive oracle misclassifies.
+
+    Args:
+        oracle: access to the model.
+        goal: the loss, and what misclassified means.
+        x: clean inputs [B, ...].
+        start: the first points as images [B, C, H, W], of as many entries as x.
+        within: the linf ball.
+        sizes: how many proposals follow, and the rows and columns of their windows.
+        source: the source of randomness.
+    """
+    low, high = within.bounds(x)
+    index = torch.arange(len(x), device=x.device)
+    best = start.flatten(1).clone()
+    value, wrong = judged(oracle, goal, best.view(x.shape), index)
+    climb = _Climb(
+        oracle, goal, x.shape, index, torch.cat([low.flatten(1), high.flatten(1)], 1), best, value, best.clone()
+    )
+    climb.leave(wrong)
+    for count, size in sizes:
+        for begun in range(0, count, _CHAPTER):
+            if len(climb.index):
+                climb.chapter(_drawn(min(_CHAPTER, count - begun), len(climb.index), start, size, source))
+    climb.found[climb.index] = climb.best
+    return climb.found.view(x.shape)
+
+
+def judged(oracle: Oracle, goal: Goal, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the averaged loss of each point [B] and whether a decisive oracle misclassifies it."""
+    logits = oracle.logits(z, index, oracle.eot)
+    value = oracle.averaged(logits, goal)
+    if not oracle.decisive:
+        return value, torch.zeros_like(index, dtype=torch.bool)
+    # The margin of one draw says both.
+    return value, ~(value < 0) if goal.loss == "margin" and len(logits) == 1 else goal.broken(logits[-1])
+
+
+@dataclass(eq=False)
+class _Proposals:
+    """The next n proposals of each sample, for points whose entries are numbered from 0 to N - 1.
+
+    Attributes:
+        corner: the entry that is the window's first, [B, n].
+        side: 0 where a channel is painted with the lowest values and N with the highest, [B, n, C].
+        inside: from the first entry to all of the window, [C, rows * columns].
+    """
+
+    corner: Tensor
+    side: Tensor
+    inside: Tensor
+
+    def select(self, index: Tensor) -> "_Proposals":
+        return _Proposals(self.corner[index], self.side[index], self.inside)
+
+    def entries(self, number: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which entries proposals number [B, L] paint and where in (lowest, highest) their paint is, [B, L, n]."""
+        number = number.clamp_max(self.corner.shape[1] - 1)
+        place = self.corner.gather(1, number)[:, :, None, None] + self.inside
+        side = self.side.gather(1, number[:, :, None].expand(-1, -1, len(self.inside)))
+        return place.flatten(2), (place + side[..., None]).flatten(2)
+
+
+def _drawn(count: int, batch: int, images: Tensor, size: tuple[int, int], source: torch.Generator) -> _Proposals:
+    channels, height, width = images.shape[1:]
+    down, across = (
+        (uniform((count, batch), source, images, batch_axis=1) * room).long().clamp_max(room - 1).t()
+        for room in (height - size[0] + 1, width - size[1] + 1)
+    )
+    high = uniform((count, batch, channels), source, images, batch_axis=1) >= 0.5
+    rows, columns = (torch.arange(length, device=images.device) for length in size)
+    first = height * width * torch.arange(channels, device=images.device)
+    inside = first[:, None] + (rows[:, None] * width + columns).flatten()
+    return _Proposals(
+        (down * width + across).contiguous(),
+        (high.transpose(0, 1) * (channels * height * width)).contiguous(),
+        inside,
+    )
+
+
+@dataclass(eq=False)
+class _Climb:
+    """The search of those samples that are left.
+
+    Attributes:
+        oracle, goal: what is climbed.
+        shape: the shape of inputs.
+        index: which samples are left, [B].
+        sides: lowest and highest values, [B, 2 N].
+        best, value: points [B, N] of largest loss, and that loss [B].
+        found: points of all samples, those of who has left.
+        rising: share of the rows run that were better than what was known, a running mean.
+        changing: share of the proposals that change anything, a running mean.
+    """
+
+    oracle: Oracle
+    goal: Goal
+    shape: torch.Size
+    index: Tensor
+    sides: Tensor
+    best: Tensor
+    value: Tensor
+    found: Tensor
+    rising: float = 1.0
+    changing: float = 1.0
+
+    def leave(self, gone: Tensor) -> Tensor:
+        """Take the samples ``gone`` [B] out, and return the places of the others."""
+        stay = (~gone).nonzero()[:, 0]
+        if len(stay) < len(gone):
+            self.found[self.index[gone]] = self.best[gone]
+            self.index, self.sides, self.goal = self.index[stay], self.sides[stay], self.goal.select(stay)
+            self.best, self.value = self.best[stay], self.value[stay]
+        return stay
+
+    def chapter(self, proposals: _Proposals) -> None:
+        """Try all proposals of each sample, in their order."""
+        count, tried = proposals.corner.shape[1], torch.zeros_like(self.index)
+        while len(tried) and int(tried.min()) < count:
+            depth, ahead = self._reach(count)
+            number = tried[:, None] + torch.arange(ahead, device=tried.device)
+            place, where = proposals.entries(number)
+            paint = self.sides.gather(1, where.flatten(1)).view(place.shape)
+            new = number < count
+            if not self.oracle.randomised:
+                # A proposal that changes nothing has a known answer.
+                changed = (paint != self.best.gather(1, place.flatten(1)).view(place.shape)).any(2)
+                self.changing += 0.1 * (max(float(changed.float().mean()), 0.01) - self.changing)
+                new &= changed
+            rank = new.cumsum(1)
+            tried += (rank <= depth).sum(1)
+            who, which = (new & (rank <= depth)).nonzero().unbind(1)
+            if not len(who):
+                continue
+            z = self.best[who].scatter_(1, place[who, which], paint[who, which])
+            fresh, missed = judged(self.oracle, self.goal.select(who), z.view(-1, *self.shape[1:]), self.index[who])
+            good = ((fresh > self.value[who]) | missed).nonzero()[:, 0]
+            self.rising += 0.1 * (max(len(good) / len(who), 0.001) - self.rising)
+            if not len(good):
+                continue
+            owner = who[good]
+            first = torch.ones_like(good, dtype=torch.bool)
+            first[1:] = owner[1:] != owner[:-1]
+            good, owner = good[first], owner[first]
+            self.best[owner], self.value[owner] = z[good], fresh[good]
+            tried[owner] = number[owner, which[good]] + 1
+            gone = torch.zeros_like(self.index, dtype=torch.bool)
+            gone[owner[missed[good]]] = True
+            if gone.any():
+                stay = self.leave(gone)
+                tried, proposals = tried[stay], proposals.select(stay)
+
+    def _reach(self, count: int) -> tuple[int, int]:
+        """Return how many proposals of a sample to try together, and among how many to look for them."""
+        if self.oracle.randomised:
+            return 1, 1
+        depth = max(1, min(_PASS // len(self.index), int(1 + 2 * _WASTE / self.rising)))
+        return depth, min(_AHEAD, int(depth / self.changing) + 1 if self.changing < 0.9 else depth, count)
