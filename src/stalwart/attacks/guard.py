@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from stalwart.core.buffers import keep_freed
 from stalwart.core.modes import evaluating
 from stalwart.core.random import derive, isolated
 from stalwart.stochastic import noise
@@ -18,7 +17,6 @@ def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
 
     Parameters do not require gradients inside: only the input's gradient is wanted, and less is kept for the backward pass.
     """
-    keep_freed()
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in model.modules()

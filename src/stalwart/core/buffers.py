@@ -33,16 +33,6 @@ def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.from_numpy(view).view(like.dtype).view(shape)
 
 
-def keep_freed() -> None:
-    """Let the C library keep what smaller tensors free, rather than give it back to the system every time.
-
-    glibc keeps at the end of its heap twice the largest block that it ever took from the system by itself and got back, which
-    at first is next to nothing: a network's activations of one megabyte then are filled with zeros anew in every pass, for as
-    long again as the pass itself. A block of the largest size that counts, never touched, sets that to 62 MiB for good.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
-
-
 def _take(size: int) -> np.ndarray:
     for _ in range(len(_FREE)):
         try:
