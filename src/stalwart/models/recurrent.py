@@ -77,6 +77,14 @@ class Rates(nn.Module):
         return spikes.mean(0)
 
 
+class Counts(nn.Module):
+    """Spikes [T, B, N] to their numbers over time [B, N]."""
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Return how often each neuron fired."""
+        return spikes.sum(0)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Recurrent:
     """What both share.
@@ -103,18 +111,25 @@ class _Recurrent:
         """Return the backbone [B, ...] -> [B, N] and N; UsageError where ``steps`` does not divide the inputs."""
         check_shape("a recurrent network", shape, image=False)
         pieces = InPieces(shape, self.steps, self.repeat)
-        return nn.Sequential(OrderedDict(pieces=pieces, neurons=self.neurons(pieces.width), rates=Rates())), self.hidden
+        return nn.Sequential(
+            OrderedDict(pieces=pieces, neurons=self.neurons(pieces.width), readout=self.readout())
+        ), self.hidden
 
     def neurons(self, width: int) -> nn.Module:
         """Return the layer [T, B, width] -> [T, B, N]."""
         raise NotImplementedError
 
+    def readout(self) -> nn.Module:
+        """Return what makes features [B, N] of spikes [T, B, N]."""
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RLIF(_Recurrent):
-    """One layer of recurrent leaky integrate-and-fire neurons and a readout of their rates.
+    """One layer of recurrent leaky integrate-and-fire neurons and a linear readout of how often each fired.
 
-    Input weights start with variance 1 / I, recurrent ones as PyTorch draws them.
+    Numbers of spikes rather than their means let small weights of the readout make confident logits, so that weights can be held
+    within a tenth. Weights start as PyTorch draws them.
 
     Args:
         hidden: N, neurons.
@@ -138,10 +153,11 @@ class RLIF(_Recurrent):
 
     def neurons(self, width: int) -> nn.Module:
         """Return the layer [T, B, width] -> [T, B, N]."""
-        layer = RecurrentLIF(width, self.hidden, self.leak, self.threshold, self.reset, find_surrogate(self.surrogate))
-        bound = math.sqrt(3 / width)
-        nn.init.uniform_(layer.input.weight, -bound, bound)
-        return layer
+        return RecurrentLIF(width, self.hidden, self.leak, self.threshold, self.reset, find_surrogate(self.surrogate))
+
+    def readout(self) -> nn.Module:
+        """Return the numbers of spikes."""
+        return Counts()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,6 +201,10 @@ class LSNN(_Recurrent):
             std = 1 / math.sqrt(size) / 0.87962566103423978
             nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std)
         return layer
+
+    def readout(self) -> nn.Module:
+        """Return the means over time."""
+        return Rates()
 
     def _layer(self, width: int, units: int) -> AdaptiveLIF:
         return AdaptiveLIF(

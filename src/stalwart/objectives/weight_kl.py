@@ -18,7 +18,7 @@ from stalwart.core.numbers import Number, require
 from stalwart.core.quick import lean_copy
 from stalwart.core.random import derive, isolated
 from stalwart.models.classifier import Classifier, Normalise
-from stalwart.models.recurrent import InPieces, Rates
+from stalwart.models.recurrent import Counts, InPieces, Rates
 from stalwart.objectives.base import Moment, Objective
 from stalwart.objectives.forward_noise import noisy
 from stalwart.objectives.moved import shifted, slopes_of
@@ -31,7 +31,7 @@ Jacobian = Literal["diagonal", "identity"]
 _PLAIN = {
     *WEIGHTED, nn.Sequential, nn.Flatten, nn.Identity, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Softplus, nn.Tanh, nn.Sigmoid,
     nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d, Classifier, Normalise, SpikingNetwork, Direct, InTime, LIF,
-    InPieces, Rates, RecurrentLIF, AdaptiveLIF,
+    InPieces, Counts, Rates, RecurrentLIF, AdaptiveLIF,
 }  # fmt: skip
 """Layers that are known to do the same in training and in evaluation mode, and to draw nothing.
 
