@@ -128,8 +128,8 @@ class _Recurrent:
 class RLIF(_Recurrent):
     """One layer of recurrent leaky integrate-and-fire neurons and a linear readout of how often each fired.
 
-    Numbers of spikes rather than their means let small weights of the readout make confident logits, so that weights can be held
-    within a tenth. Weights start as PyTorch draws them.
+    Numbers of spikes rather than their means let small weights of the readout make confident logits, so that weights can be
+    held within a tenth. Weights start as PyTorch draws them.
 
     Args:
         hidden: N, neurons.
