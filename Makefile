@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
 
-.PHONY: demo test lint types layers unit format reproduce-wca reproduce-fashion-mnist reproduce-certified reproduce-conversion reproduce-spiking fuzz-bounds bench clean
+.PHONY: demo test lint types layers unit format reproduce-wca reproduce-fashion-mnist reproduce-certified reproduce-conversion reproduce-spiking reproduce-weights reproduce-events fuzz-bounds bench clean
 
 demo: $(SETUP)
 	$(BIN)/stalwart demo --out demo
@@ -49,6 +49,13 @@ reproduce-spiking: $(SETUP)
 	$(BIN)/python reproductions/spiking.py --out runs/spiking
 	$(BIN)/python reproductions/spiking_sweeps.py --out runs/spiking-sweeps
 	$(BIN)/python reproductions/spiking_transfer.py --out runs/spiking-transfer
+
+reproduce-weights: $(SETUP)
+	$(BIN)/python reproductions/weights.py --out runs/weights --families cnn rlif
+	$(BIN)/python reproductions/weights.py --out runs/weights --families paper --seeds 0
+
+reproduce-events: $(SETUP)
+	$(BIN)/python reproductions/event_attacks.py --out runs/event-attacks
 
 # Ten thousand random networks, for hours; any point outside its bounds fails.
 fuzz-bounds: $(SETUP)
