@@ -151,7 +151,7 @@ def test_the_start_is_the_seeds(digits):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("loss", ["ce", "margin", "dlr", "targeted-ce", "targeted-margin", "targeted-dlr"])
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr", "scaled-ce", "targeted-ce", "targeted-margin", "targeted-dlr"])
 @pytest.mark.parametrize("ball", [(sw.Linf, 1), (sw.L2, 2)])
 def test_binary_linear_models_are_broken_exactly_where_the_closed_form_says(linear_case, seed, loss, ball):
     model, x, y, worst = linear_case(2, seed)

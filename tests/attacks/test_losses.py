@@ -87,7 +87,7 @@ def test_broken_counts_ties_and_nan():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("loss", ["ce", "margin", "dlr", "targeted-ce", "targeted-margin", "targeted-dlr"])
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr", "scaled-ce", "targeted-ce", "targeted-margin", "targeted-dlr"])
 def test_every_loss_attacks_few_classes(classes, loss):
     torch.manual_seed(0)
     model = nn.Linear(5, classes)

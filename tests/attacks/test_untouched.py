@@ -70,6 +70,8 @@ ATTACKS = [
     ("square", {"queries": 5}),
     ("noise", {"trials": 2}),
     ("transfer", {"options": {"steps": 2}}),
+    ("straight-through", {"options": {"steps": 2}}),
+    ("double-precision", {"options": {"steps": 2}}),
 ]
 
 

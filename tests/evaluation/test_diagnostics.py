@@ -49,6 +49,11 @@ def test_a_plain_model_raises_no_flag(ordinary):
         "not-monotone",
         "unbounded",
         "batch",
+        "no-gradient",
+        "saturated-logits",
+        "flat-steps",
+        "misleading-gradient",
+        "train-mode",
     }
     assert checked == every
     assert 0.05 < found.worst.value < 0.95, "a model that is all broken or all safe proves nothing here"
@@ -63,7 +68,8 @@ def test_a_plain_noisy_model_raises_no_flag(noisy, images):
 
 def test_saturated_logits(plain, images, made, ordinary):
     codes, _, found = fired(made["scaled"](plain, 1e4), images)
-    assert {"zero-gradients", "loss-dependence", "unbounded"} <= codes
+    assert {"zero-gradients", "loss-dependence", "unbounded", "saturated-logits"} <= codes
+    assert "flat-steps" not in codes
     unscaled = ordinary[2]
     by_name = {row.name: row.robust.value for row in found.attacks}
     assert by_name["pgd-ce"] > unscaled.worst.value + 0.2, (
@@ -74,7 +80,7 @@ def test_saturated_logits(plain, images, made, ordinary):
 
 def test_shattered_gradients(plain, images, made):
     codes, _, found = fired(made["shattered"](plain), images, "quick", eps=0.25)
-    assert {"unbounded", "random-noise"} <= codes
+    assert {"unbounded", "random-noise", "misleading-gradient"} <= codes
     _, _, bare = fired(plain, images, "quick", eps=0.25)
     assert found.worst.value > bare.worst.value + 0.5, "the attacks must be fooled for this to mean anything"
 
@@ -99,7 +105,8 @@ def test_a_model_that_ignores_gradients(plain, images, made):
             return plain((x * 8).round() / 8)
 
     codes, _, found = fired(Numb(), images, "quick")
-    assert {"zero-gradients", "unbounded"} <= codes
+    assert {"zero-gradients", "unbounded", "flat-steps"} <= codes
+    assert "saturated-logits" not in codes
     assert found.worst.value > 0.3
 
 

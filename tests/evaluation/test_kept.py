@@ -8,7 +8,7 @@ import stalwart as sw
 from stalwart.attacks.autoattack import MEMBERS, member
 from stalwart.core.random import generator
 from stalwart.evaluation import evaluate, steps_of
-from stalwart.evaluation.evaluate import _attack
+from stalwart.evaluation.course import attack_left
 from stalwart.evaluation.suites import SNN_ADAPTIVE
 
 X = torch.rand(24, 1, 6, 6, generator=generator(0))
@@ -103,7 +103,7 @@ def test_the_suite_of_converted_networks(quick, nets):
 def test_only_what_is_left_is_attacked(nets):
     ann, _ = nets
     y, left = ann(X).argmax(1), torch.arange(24) < 10
-    found = _attack(sw.attack("pgd", steps=3), ann, X, y, left, sw.Linf(0.05), 0)
+    found = attack_left(sw.attack("pgd", steps=3), ann, X, y, left, sw.Linf(0.05), 0)
     assert torch.equal(found.x_adv[10:], X[10:])
     assert (found.cost.forwards[10:] == 0).all()
     assert (found.cost.forwards[:10] > 0).all()

@@ -40,7 +40,7 @@ class APGD(BallAttack):
     Attributes:
         steps: gradient steps of a run, at least 1.
         restarts: independent random starts, at least 1; only samples not yet broken go on.
-        loss: "ce", "margin", "dlr", "targeted-ce", "targeted-margin" or "targeted-dlr".
+        loss: "ce", "margin", "dlr", "scaled-ce", "targeted-ce", "targeted-margin" or "targeted-dlr".
         targets: how many classes a targeted loss aims at, the most likely ones first, one run for each and restart; at most
             K - 1 are.
         larger_radii: in l1, climb in balls of 3 and 2 eps first; no matter elsewhere.

@@ -27,8 +27,8 @@ class PGD(Attack):
         step: step size in data units; default 2.5 * eps / steps (Linf, L2) or 1 (L0).
         relative_step: step size as a share of the radius, instead of ``step``.
         restarts: independent starts; only samples not yet broken go on.
-        loss: "ce", "margin", "dlr", "targeted-ce", "targeted-margin" or "targeted-dlr". A targeted loss aims restart r at the
-            class that is r-th most likely on the clean input (the true class left out).
+        loss: "ce", "margin", "dlr", "scaled-ce", "targeted-ce", "targeted-margin" or "targeted-dlr". A targeted loss aims
+            restart r at the class that is r-th most likely on the clean input (the true class left out).
         random_start: start from a random point of the set rather than from the clean input.
     """
 

@@ -11,6 +11,7 @@ from stalwart.cli.memory import keep_memory
 from stalwart.core.errors import StalwartError, UsageError
 
 if TYPE_CHECKING:
+    from stalwart.evaluation import Evaluation
     from stalwart.report import Report
 
 _INTERRUPTED = 130
@@ -338,6 +339,18 @@ def _summary(found: "Report") -> None:
             f"{run.name:<{width}}  clean {e.clean.value:6.1%}  worst {e.worst.value:6.1%} "
             f"[{e.worst.low:.1%}, {e.worst.high:.1%}] at {e.threat}, n={e.samples}{proven}{note}"
         )
+        if e.suite == "adaptive" and e.probe:
+            _told(e)
+
+
+def _told(found: "Evaluation") -> None:
+    """Print what the suite saw in the model, what it did about it, and whether its attacks settled."""
+    for trait in found.probe.traits if found.probe else []:
+        if trait.found:
+            print(f"  saw: {trait.title.lower()}: {trait.evidence} So: {trait.response}")
+    for flag in found.flags:
+        if flag.code == "not-settled":
+            print(f"  {'not settled' if flag.fired else 'settled'}: {flag.evidence}")
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -72,6 +72,35 @@ class Flag(Record):
     evidence: str
 
 
+class Trait(Record):
+    """Something about a model that decides which attacks can work: whether it is there, by which numbers, and what follows.
+
+    ``response`` says what the suite ``adaptive`` does about it; other suites do not respond.
+    """
+
+    code: str
+    title: str
+    found: bool
+    evidence: str
+    response: str
+    numbers: dict[str, float] = {}
+
+
+class Probe(Record):
+    """What a look at the model told before any attack: its traits, and how many noise draws a gradient needs."""
+
+    traits: list[Trait] = []
+    draws: int = 1
+
+    def has(self, code: str) -> bool:
+        """Tell whether the trait was found."""
+        return any(trait.found for trait in self.traits if trait.code == code)
+
+    def trait(self, code: str) -> Trait | None:
+        """Return the trait, found or not; None where it was not looked for."""
+        return next((trait for trait in self.traits if trait.code == code), None)
+
+
 class StochasticRow(Record):
     """Accuracy of a randomised model under one decision rule, on fresh draws."""
 
@@ -134,6 +163,7 @@ class Evaluation(Record):
     attacks: list[AttackRow]
     curve: list[CurvePoint]
     flags: list[Flag]
+    probe: Probe | None = None
     stochastic: StochasticSection | None = None
     pictures: list[Picture] = []
     seconds: float = 0.0

@@ -11,6 +11,7 @@ from stalwart.attacks.autoattack import MEMBERS, Version
 from stalwart.attacks.table import ATTACKS
 from stalwart.core.numbers import require
 from stalwart.core.registry import build, lookup
+from stalwart.evaluation.results import Probe
 from stalwart.sets import ThreatSet
 
 ORIGIN = "origin"
@@ -67,7 +68,23 @@ class Suite:
     randomised: tuple[Entry, ...]
     chips: int = 0
 
-    def fitting(self, model: nn.Module, randomised: bool, within: ThreatSet, origin: bool = False) -> tuple[Entry, ...]:
+    @property
+    def settles(self) -> bool:
+        """Whether the strongest attacks are run again with twice the effort."""
+        return False
+
+    def chosen(self, randomised: bool, seen: Probe | None) -> tuple[Entry, ...]:
+        """Return the attacks for such a model; ``seen`` is what a look at it told, for a suite that cares."""
+        return self.randomised if randomised else self.entries
+
+    def fitting(
+        self,
+        model: nn.Module,
+        randomised: bool,
+        within: ThreatSet,
+        origin: bool = False,
+        seen: Probe | None = None,
+    ) -> tuple[Entry, ...]:
         """Return the entries that are made for a model and a threat set.
 
         Args:
@@ -75,6 +92,7 @@ class Suite:
             randomised: whether its answers vary.
             within: the threat set.
             origin: whether the network that it was converted from is at hand.
+            seen: what a look at the model told.
 
         Raises:
             UsageError: a set of something else than inputs.
@@ -84,7 +102,7 @@ class Suite:
             f"suites judge perturbed inputs, in a threat set such as Linf(0.1), not in a {type(within).__name__}; attack "
             "weights by sw.attack('weight-pgd').",
         )
-        entries = self.randomised if randomised else self.entries
+        entries = self.chosen(randomised, seen)
         return tuple(
             entry
             for entry in entries
@@ -92,53 +110,55 @@ class Suite:
         )
 
 
-def _pgd(loss: str, steps: int, **more: Any) -> dict[str, Any]:
+def pgd(loss: str, steps: int, **more: Any) -> dict[str, Any]:
+    """Return options of an attack that takes steps."""
     return {"loss": loss, "steps": steps, **more}
 
 
-def _noise_off(loss: str, steps: int, curve: bool = False, **more: Any) -> Entry:
-    options = {"attack": "pgd", "options": _pgd(loss, steps, **more)}
+def noise_off(loss: str, steps: int, curve: bool = False, **more: Any) -> Entry:
+    """Return the transfer from the model itself with its noise off."""
+    options = {"attack": "pgd", "options": pgd(loss, steps, **more)}
     return Entry(f"noise-off-{loss}", "transfer", options, "transfer", curve)
 
 
-_CONTROLS = (Entry("noise", "noise", {}, "noise"), Entry("fgsm", "fgsm"))
+CONTROLS = (Entry("noise", "noise", {}, "noise"), Entry("fgsm", "fgsm"))
 
 _STOCHASTIC = (
-    *_CONTROLS,
-    Entry("pgd-ce-1draw", "pgd", _pgd("ce", 10)),
-    Entry("pgd-ce", "pgd", _pgd("ce", 20, eot=20), curve=True),
-    Entry("pgd-ce-long", "pgd", _pgd("ce", 100, eot=20)),
-    Entry("pgd-margin", "pgd", _pgd("margin", 20, eot=20), curve=True),
-    Entry("pgd-softmax", "pgd", _pgd("margin", 20, eot=20, average="softmax")),
-    _noise_off("ce", 20),
-    _noise_off("margin", 100, curve=True, restarts=2),
-    _noise_off("dlr", 50),
+    *CONTROLS,
+    Entry("pgd-ce-1draw", "pgd", pgd("ce", 10)),
+    Entry("pgd-ce", "pgd", pgd("ce", 20, eot=20), curve=True),
+    Entry("pgd-ce-long", "pgd", pgd("ce", 100, eot=20)),
+    Entry("pgd-margin", "pgd", pgd("margin", 20, eot=20), curve=True),
+    Entry("pgd-softmax", "pgd", pgd("margin", 20, eot=20, average="softmax")),
+    noise_off("ce", 20),
+    noise_off("margin", 100, curve=True, restarts=2),
+    noise_off("dlr", 50),
 )
 
 QUICK = Suite(
     "quick",
     (
-        *_CONTROLS,
-        Entry("pgd-ce", "pgd", _pgd("ce", 20), curve=True),
-        Entry("pgd-margin", "pgd", _pgd("margin", 20), curve=True),
+        *CONTROLS,
+        Entry("pgd-ce", "pgd", pgd("ce", 20), curve=True),
+        Entry("pgd-margin", "pgd", pgd("margin", 20), curve=True),
     ),
     (
-        *_CONTROLS,
-        Entry("pgd-ce", "pgd", _pgd("ce", 20, eot=20), curve=True),
-        Entry("pgd-margin", "pgd", _pgd("margin", 20, eot=20), curve=True),
-        _noise_off("margin", 20, curve=True),
+        *CONTROLS,
+        Entry("pgd-ce", "pgd", pgd("ce", 20, eot=20), curve=True),
+        Entry("pgd-margin", "pgd", pgd("margin", 20, eot=20), curve=True),
+        noise_off("margin", 20, curve=True),
     ),
 )
 
 STANDARD = Suite(
     "standard",
     (
-        *_CONTROLS,
-        Entry("pgd-ce", "pgd", _pgd("ce", 20), curve=True),
-        Entry("pgd-ce-long", "pgd", _pgd("ce", 100)),
-        Entry("pgd-margin", "pgd", _pgd("margin", 100, restarts=2), curve=True),
-        Entry("pgd-dlr", "pgd", _pgd("dlr", 50)),
-        Entry("pgd-targeted", "pgd", _pgd("targeted-margin", 30, restarts=5)),
+        *CONTROLS,
+        Entry("pgd-ce", "pgd", pgd("ce", 20), curve=True),
+        Entry("pgd-ce-long", "pgd", pgd("ce", 100)),
+        Entry("pgd-margin", "pgd", pgd("margin", 100, restarts=2), curve=True),
+        Entry("pgd-dlr", "pgd", pgd("dlr", 50)),
+        Entry("pgd-targeted", "pgd", pgd("targeted-margin", 30, restarts=5)),
     ),
     _STOCHASTIC,
 )
@@ -146,15 +166,16 @@ STANDARD = Suite(
 STOCHASTIC = Suite("stochastic", _STOCHASTIC, _STOCHASTIC)
 
 
-def _surrogates(eot: int) -> Entry:
-    options = {"options": _pgd("margin", 20), "eot": eot}
+def surrogates(eot: int) -> Entry:
+    """Return the attack under nineteen surrogates."""
+    options = {"options": pgd("margin", 20), "eot": eot}
     return Entry("surrogates", "surrogate-ensemble", options, curve=True)
 
 
 SPIKING = Suite(
     "spiking",
-    (*STANDARD.entries, _surrogates(1), Entry("adaptive-surrogate", "adaptive-surrogate", {"steps": 100}, curve=True)),
-    (*_STOCHASTIC, _surrogates(10), Entry("adaptive-surrogate", "adaptive-surrogate", {"steps": 50, "eot": 10})),
+    (*STANDARD.entries, surrogates(1), Entry("adaptive-surrogate", "adaptive-surrogate", {"steps": 100}, curve=True)),
+    (*_STOCHASTIC, surrogates(10), Entry("adaptive-surrogate", "adaptive-surrogate", {"steps": 50, "eot": 10})),
 )
 """For networks of spiking neurons: also nineteen assumed derivatives of a spike, and one that adapts to each neuron."""
 
@@ -165,17 +186,17 @@ def _ensemble(name: str, attack: str, options: dict[str, Any], eot: int) -> Entr
 
 
 def _adaptive(eot: int) -> tuple[Entry, ...]:
-    crafted = {"source": ORIGIN, "attack": "pgd", "options": _pgd("margin", 50)}
+    crafted = {"source": ORIGIN, "attack": "pgd", "options": pgd("margin", 50)}
     return (
-        *_CONTROLS,
-        Entry("pgd-ce", "pgd", _pgd("ce", 20, eot=eot), curve=True),
-        Entry("pgd-ce-long", "pgd", _pgd("ce", 100, eot=eot)),
+        *CONTROLS,
+        Entry("pgd-ce", "pgd", pgd("ce", 20, eot=eot), curve=True),
+        Entry("pgd-ce-long", "pgd", pgd("ce", 100, eot=eot)),
         Entry("origin-margin", "transfer", crafted, "transfer"),
         _ensemble("fgsm", "fgsm", {}, eot),
         _ensemble("rfgsm", "rfgsm", {}, eot),
-        _ensemble("pgd", "pgd", _pgd("ce", 20), eot),
-        _ensemble("apgd-dlr", "apgd", _pgd("dlr", 10), eot),
-        _ensemble("apgd-targeted", "apgd", _pgd("targeted-dlr", 10), eot),
+        _ensemble("pgd", "pgd", pgd("ce", 20), eot),
+        _ensemble("apgd-dlr", "apgd", pgd("dlr", 10), eot),
+        _ensemble("apgd-targeted", "apgd", pgd("targeted-dlr", 10), eot),
         Entry("adaptive-surrogate", "adaptive-surrogate", {"steps": 100, "eot": eot}, curve=True, survivors=True),
         Entry("square", "square", {"queries": 5000, "eot": eot}, survivors=True),
     )
@@ -188,7 +209,7 @@ from the network before the conversion, and a search without gradients; the cost
 Source: Özdenizci and Legenstein, TMLR 2024 (arXiv 2311.09266), section 4.
 """
 
-_REFERENCE = Entry("pgd-ce", "pgd", _pgd("ce", 20), curve=True)
+_REFERENCE = Entry("pgd-ce", "pgd", pgd("ce", 20), curve=True)
 
 
 def _autoattack(version: Version, survivors: bool) -> tuple[Entry, ...]:
@@ -200,12 +221,12 @@ def _autoattack(version: Version, survivors: bool) -> tuple[Entry, ...]:
 
 AUTOATTACK = Suite(
     "autoattack",
-    (*_CONTROLS, _REFERENCE, *_autoattack("standard", True)),
+    (*CONTROLS, _REFERENCE, *_autoattack("standard", True)),
     (
-        *_CONTROLS,
-        Entry("pgd-ce", "pgd", _pgd("ce", 20, eot=20), curve=True),
+        *CONTROLS,
+        Entry("pgd-ce", "pgd", pgd("ce", 20, eot=20), curve=True),
         *_autoattack("rand", False),
-        _noise_off("margin", 20, curve=True),
+        noise_off("margin", 20, curve=True),
     ),
 )
 """The members of AutoAttack, version ``standard``, each on what those before it have left; ``rand`` on a randomised model.
@@ -213,7 +234,7 @@ AUTOATTACK = Suite(
 Source: Croce and Hein, ICML 2020 (arXiv 2003.01690), section 5.
 """
 
-AUTOATTACK_PLUS = Suite("autoattack-plus", (*_CONTROLS, _REFERENCE, *_autoattack("plus", True)), AUTOATTACK.randomised)
+AUTOATTACK_PLUS = Suite("autoattack-plus", (*CONTROLS, _REFERENCE, *_autoattack("plus", True)), AUTOATTACK.randomised)
 
 HARDWARE = Suite("hardware", QUICK.entries, QUICK.randomised, chips=25)
 """The attacks of ``quick``, and then what imperfect processors leave: :func:`stalwart.evaluation.hardware.measure`."""
@@ -232,6 +253,7 @@ MINIMAL = Suite("minimal", (*QUICK.entries, *_minimal(1)), (*QUICK.randomised, *
 """The attacks of ``quick``, and those that look for the nearest adversarial point, whatever the radius."""
 
 SUITES: dict[str, str] = {
+    "adaptive": "stalwart.evaluation.adaptive:ADAPTIVE",
     "autoattack": "stalwart.evaluation.suites:AUTOATTACK",
     "autoattack-plus": "stalwart.evaluation.suites:AUTOATTACK_PLUS",
     "events": "stalwart.evaluation.suites:EVENTS",

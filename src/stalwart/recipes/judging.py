@@ -33,6 +33,8 @@ from stalwart.report import (
 from stalwart.sets import Linf
 from stalwart.sets.table import SETS
 
+_SPIKING = ("spiking", "snn-adaptive", "adaptive")
+
 
 def evaluate_model(
     name: str,
@@ -58,10 +60,11 @@ def evaluate_model(
         raise UsageError(f"dataset '{data.name}' has no test samples to evaluate on; give it a test part.")
     x, y = test.to(device).batch(slice(None))
     within = lookup("threat set", SETS, section.norm)(section.eps)
-    total = steps_of(section.suite, model, section.curve, within, origin is not None)
+    model.to(device)
+    total = steps_of(section.suite, model, section.curve, within, origin is not None, (x, y), seed)
     with progress(f"evaluating {name}", total) as advance:
         evaluation, samples = evaluate(
-            model.to(device),
+            model,
             x,
             y,
             within,
@@ -108,7 +111,7 @@ def evaluate_model(
         recipe=recipe,
         environment=environment(),
         certificates=certificates,
-        spikes=watch_spikes(model, x, y, seed, within if section.suite in ("spiking", "snn-adaptive") else None),
+        spikes=watch_spikes(model, x, y, seed, within if section.suite in _SPIKING else None),
         hardware=hardware,
         conversion=conversion,
     )

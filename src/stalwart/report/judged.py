@@ -43,7 +43,7 @@ def evaluate(
         model: maps [B, ...] to logits [B, K], deterministic or not; left exactly as it was.
         data: inputs [N, ...] in data units with labels [N], as a pair of tensors, a split, or batches from a loader.
         within: the threat set, with one radius for all samples.
-        suite: "quick", "standard", "hardware" or another that `stalwart list suites` shows.
+        suite: "quick", "standard", "adaptive" or another that `stalwart list suites` shows.
         seed: root of all randomness.
         rule: decision rule of a randomised model behind the headline numbers.
         curve: further radii for the accuracy curve.
@@ -66,7 +66,7 @@ def evaluate(
         8
     """
     x, y = _gather(data)
-    total = steps_of(suite, model, curve, within)
+    total = steps_of(suite, model, curve, within, data=(x, y), seed=seed)
     with progress(f"evaluating {name}", total, show_progress) as advance:
         evaluation, table = run_suite(model, x, y, within, suite, seed, rule, curve, advance=advance)
     count = find_suite(suite).chips if chips is None else chips
@@ -84,7 +84,7 @@ def evaluate(
         environment=environment(),
         certificates=certificates,
         hardware=hardware,
-        spikes=watch_spikes(model, x, y, seed, within if suite == "spiking" else None),
+        spikes=watch_spikes(model, x, y, seed, within if suite in ("spiking", "adaptive") else None),
     )
     return Report(runs=[run], title=f"Robustness of {name}")
 
