@@ -6,10 +6,10 @@ from torch import nn
 
 import stalwart as sw
 from stalwart.attacks.autoattack import MEMBERS, member
-from stalwart.core.random import generator
+from stalwart.core.random import derive, generator
 from stalwart.evaluation import evaluate, steps_of
-from stalwart.evaluation.course import attack_left
-from stalwart.evaluation.suites import SNN_ADAPTIVE
+from stalwart.evaluation.blocks import Subject
+from stalwart.evaluation.suites import SNN_ADAPTIVE, Entry
 
 X = torch.rand(24, 1, 6, 6, generator=generator(0))
 SUITE = "snn-adaptive"
@@ -62,7 +62,7 @@ def test_kill_and_resume_gives_the_same_table(quick, nets, tmp_path, after):
     _, whole = evaluate(snn, X, y, sw.Linf(0.1), **options)
     with pytest.raises(Killed):
         evaluate(snn, X, y, sw.Linf(0.1), **options, advance=killer(after), kept=tmp_path / "kept")
-    assert len(list((tmp_path / "kept").iterdir())) == after
+    assert 0 < len(list((tmp_path / "kept").iterdir())) <= after, "a file an attack, but for those with no input left"
     counted = []
     _, found = evaluate(
         snn, X, y, sw.Linf(0.1), **options, kept=tmp_path / "kept", advance=lambda done, note="": counted.append(done)
@@ -103,12 +103,15 @@ def test_the_suite_of_converted_networks(quick, nets):
 def test_only_what_is_left_is_attacked(nets):
     ann, _ = nets
     y, left = ann(X).argmax(1), torch.arange(24) < 10
-    found = attack_left(sw.attack("pgd", steps=3), ann, X, y, left, sw.Linf(0.05), 0)
+    subject = Subject(ann, X, y, sw.Linf(0.05), 0)
+    (block,) = subject.blocks(Entry("short", "pgd", {"steps": 3}), 0.05, left)
+    found = subject.merge([(block, subject.attack(block))]).result
     assert torch.equal(found.x_adv[10:], X[10:])
     assert (found.cost.forwards[10:] == 0).all()
     assert (found.cost.forwards[:10] > 0).all()
     assert torch.equal(found.success[10:], torch.ones(14, dtype=torch.bool))
-    alone = sw.attack("pgd", steps=3)(ann, X[:10], y[:10], within=sw.Linf(0.05), seed=0)
+    seed = derive(0, "short", 0.05)
+    alone = sw.attack("pgd", steps=3)(ann, X[:10], y[:10], within=sw.Linf(0.05), seed=seed)
     assert torch.equal(found.x_adv[:10], alone.x_adv)
 
 

@@ -139,6 +139,7 @@ class EvaluationSection(Settings):
         curve: further radii for the accuracy curve.
         certify: how it is certified; not at all by default.
         chips: of each imperfect processor; by default what the suite measures, 25 of "hardware" and none of others.
+        batch_size: inputs attacked together, which results depend on; by default as many as suit the model.
     """
 
     suite: str = "standard"
@@ -149,6 +150,7 @@ class EvaluationSection(Settings):
     curve: tuple[Annotated[Number, pydantic.Field(ge=0)], ...] = ()
     certify: CertifySection | None = None
     chips: int | None = pydantic.Field(None, ge=0)
+    batch_size: int | None = pydantic.Field(None, ge=1)
 
 
 class Recipe(Settings):
