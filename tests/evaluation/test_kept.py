@@ -1,14 +1,17 @@
 """An evaluation that is killed goes on where it was, to the same table; attacks on what is left; the origin's transfer."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 import stalwart as sw
 from stalwart.attacks.autoattack import MEMBERS, member
+from stalwart.core.errors import UsageError
 from stalwart.core.random import derive, generator
 from stalwart.evaluation import evaluate, steps_of
-from stalwart.evaluation.blocks import Subject
+from stalwart.evaluation.blocks import Subject, one_by_one
 from stalwart.evaluation.suites import SNN_ADAPTIVE, Entry
 
 X = torch.rand(24, 1, 6, 6, generator=generator(0))
@@ -135,3 +138,51 @@ def test_the_members_of_autoattack_are_resumed_and_count_together(nets, tmp_path
         with pytest.raises(Killed):
             evaluate(ann, X, y, sw.Linf(0.05), "autoattack", advance=killer(after), kept=tmp_path)
         assert evaluate(ann, X, y, sw.Linf(0.05), "autoattack", kept=tmp_path)[1].csv() == whole.csv()
+
+
+@pytest.mark.parametrize("after", [1, 6, 11])
+def test_kill_and_resume_within_an_attack(nets, tmp_path, after):
+    ann, _ = nets
+    y, options = ann(X).argmax(1), {"suite_name": "quick", "curve": [0.02], "batch_size": 7}
+    _, whole = evaluate(ann, X, y, sw.Linf(0.1), **options)
+    assert whole.csv() != evaluate(ann, X, y, sw.Linf(0.1), "quick", curve=[0.02])[1].csv(), (
+        "blocks have seeds of their own"
+    )
+    attacked = []
+
+    def work(subject, blocks, most):
+        for block, found in one_by_one(subject, blocks):
+            if len(attacked) == most:
+                raise Killed
+            attacked.append(block.name)
+            yield block, found
+
+    with pytest.raises(Killed):
+        evaluate(ann, X, y, sw.Linf(0.1), **options, kept=tmp_path / "kept", work=partial(work, most=after))
+    assert len(list((tmp_path / "kept").iterdir())) == after
+    steps = []
+    _, found = evaluate(
+        ann,
+        X,
+        y,
+        sw.Linf(0.1),
+        **options,
+        kept=tmp_path / "kept",
+        work=partial(work, most=100),
+        advance=lambda done, note="": steps.append(done),
+    )
+    assert found.csv() == whole.csv()
+    assert len(attacked) == len(set(attacked)) == 4 * (4 + 2), "no block is attacked twice"
+    assert steps == sorted(steps)
+    assert steps[-1] == steps_of("quick", ann, [0.02], sw.Linf(0.1))
+
+
+def test_what_one_block_size_left_is_nothing_to_another(nets, tmp_path):
+    ann, _ = nets
+    y = ann(X).argmax(1)
+    with pytest.raises(Killed):
+        evaluate(ann, X, y, sw.Linf(0.1), "quick", advance=killer(2), kept=tmp_path, batch_size=7)
+    _, wanted = evaluate(ann, X, y, sw.Linf(0.1), "quick", batch_size=8)
+    assert evaluate(ann, X, y, sw.Linf(0.1), "quick", kept=tmp_path, batch_size=8)[1].csv() == wanted.csv()
+    with pytest.raises(UsageError, match="the batch size must be at least 1, got 0"):
+        evaluate(ann, X, y, sw.Linf(0.1), "quick", batch_size=0)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -26,10 +26,11 @@ class LostShardError(StalwartError, RuntimeError):
     """A shard whose process was lost at every try."""
 
 
+@runtime_checkable
 class Workers(Protocol):
     """Processes that work side by side; a context that starts and ends them."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Workers":
         """Start."""
 
     def __exit__(self, *problem: object) -> None:
@@ -62,7 +63,7 @@ class LocalWorkers:
         self.count, self.threads = count, threads
         self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "LocalWorkers":
         """Start nothing yet: processes start with the first shards."""
         return self
 
@@ -135,7 +136,7 @@ class RayWorkers:
         require(threads >= 1, f"the number of threads must be at least 1, got {threads}.")
         self.address, self.threads, self.count = address, threads, count
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RayWorkers":
         """Join the cluster."""
         ray = _ray()
         local = self.address == "local"

@@ -71,8 +71,7 @@ def combinations(source: str, over: Sequence[str], overrides: Sequence[str], out
     base, found = load_recipe(source, overrides).name, []
     for values in itertools.product(*(values for _, values in axes)):
         chosen = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
-        parts = [f"{_short(key, keys)}-{value}" for key, value in zip(keys, values, strict=True)]
-        name = "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part).strip("-") for part in parts)
+        name = "_".join(f"{_short(key, keys)}-{_plain(value)}" for key, value in zip(keys, values, strict=True))
         recipe = load_recipe(source, [*overrides, *chosen, f"name={base}_{name}"])
         found.append(Combination(name, recipe, out / name))
     names = [one.name for one in found]
@@ -133,6 +132,11 @@ def _axis(word: str) -> tuple[str, list[str]]:
         f"--over '{word}' does not name values; write key=a,b,c, such as training.epochs=5,10.",
     )
     return key, values
+
+
+def _plain(value: str) -> str:
+    """Return a value with what does not belong into a folder's name left out."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", value.strip("[]{} \"'")) or "none"
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
