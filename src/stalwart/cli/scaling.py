@@ -58,8 +58,11 @@ def sweep_recipe(
     with _start(count, address) as running:
         for one, outcome in sweep(runs, source, running, chosen):
             done += 1
-            if outcome.error:
-                failed.append(f"{one.name}: {outcome.error}")
+            error = outcome.error
+            if not error and not one.finished:
+                error = f"{one.folder} is not seen from here; let --out be a folder that all machines share."
+            if error:
+                failed.append(f"{one.name}: {error}")
                 said = "failed"
             else:
                 said = f"clean {outcome.clean:6.1%}  worst {outcome.worst:6.1%}"

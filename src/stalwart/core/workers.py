@@ -145,7 +145,8 @@ class RayWorkers:
         try:
             ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", **more)
         except (ConnectionError, RuntimeError, ValueError) as problem:
-            raise UsageError(f"no Ray cluster at --address '{self.address}': {str(problem).splitlines()[0]}") from None
+            said = (str(problem).splitlines() or ["no answer"])[0]
+            raise UsageError(f"cannot join a Ray cluster at --address '{self.address}': {said}") from None
         return self
 
     def __exit__(self, *problem: object) -> None:
