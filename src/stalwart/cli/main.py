@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from stalwart.cli.memory import keep_memory
+from stalwart.cli.options import Address, DataDir, Device, NoDownload, Out, Overrides, Workers
 from stalwart.cli.summary import print_comparison, print_runs
-from stalwart.core.errors import StalwartError, UsageError
+from stalwart.core.errors import RunsFailedError, StalwartError, UsageError
 
 _INTERRUPTED = 130
 _NO_MEMORY = "out of memory; use a smaller training.batch_size or fewer --samples."
@@ -19,12 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train robust networks, attack them honestly, read the result on one page.",
 )
-
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder with the datasets' published files.")]
-NoDownload = Annotated[bool, typer.Option("--no-download", help="Never ask the publisher for missing data.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; by default a GPU where there is one.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Output folder.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as training.epochs=5 seed=1.")]
 
 
 @app.callback()
@@ -137,18 +132,28 @@ def evaluate(
             "--corruptions", help="Severities of common corruptions, such as 1,3,5, or none; see suite corruptions."
         ),
     ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", min=1, help="Inputs attacked together, on which results depend; what suits the model."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    workers: Workers = None,
+    address: Address = None,
     out: Out = None,
     device: Device = None,
     data_dir: DataDir = None,
     no_download: NoDownload = False,
 ) -> None:
     """Attack a trained run or a foreign model, and write its report."""
+    from stalwart.cli.scaling import crew
     from stalwart.recipes import judging, runs
     from stalwart.recipes.foreign import foreign_model
     from stalwart.recipes.load import parse_evaluation
+    from stalwart.recipes.sharing import ForeignAt, RunAt
 
-    source = runs.Source(data_dir, not no_download)
+    source = runs.Source(data_dir and data_dir.absolute(), not no_download)
     changes: dict[str, Any] = {
         "suite": suite,
         "eps": eps,
@@ -157,6 +162,7 @@ def evaluate(
         "samples": samples,
         "rule": rule,
         "chips": chips,
+        "batch_size": batch_size,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
     if corruptions is not None:
@@ -175,10 +181,10 @@ def evaluate(
         if changes.get("certify") and held["certify"]:
             changes["certify"] = held["certify"] | changes["certify"]
         section = parse_evaluation(held | changes)
-        folder = out or run
-        report = judging.evaluate_run(
-            run, source, (recipe, network, data), section, seed, folder, runs.pick_device(device)
-        )
+        folder, chosen = out or run, runs.pick_device(device)
+        loaded = recipe, network, data
+        with crew(workers, address, RunAt(run.absolute(), source), section, seed, chosen) as work:
+            report = judging.evaluate_run(run, source, loaded, section, seed, folder, chosen, work)
     else:
         assert model is not None
         if dataset is None:
@@ -187,10 +193,39 @@ def evaluate(
         runs.require_writable(folder)
         section = parse_evaluation(changes)
         network = foreign_model(model, weights)
-        data = source.named(dataset)
-        report = judging.evaluate_model(model, network, data, section, seed, folder, device=runs.pick_device(device))
+        data, chosen = source.named(dataset), runs.pick_device(device)
+        at = ForeignAt(model, weights and weights.absolute(), dataset, source, Path.cwd())
+        with crew(workers, address, at, section, seed, chosen) as work:
+            report = judging.evaluate_model(model, network, data, section, seed, folder, device=chosen, work=work)
     print_runs(report)
     print(f"report: {folder / 'index.html'}")
+
+
+@app.command()
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (see `stalwart list recipes`) or a YAML file.")],
+    overrides: Overrides = None,
+    over: Annotated[
+        list[str] | None, typer.Option("--over", help="Values to vary, such as seed=0,1,2; once for each key.")
+    ] = None,
+    workers: Workers = None,
+    address: Address = None,
+    out: Out = None,
+    device: Device = None,
+    data_dir: DataDir = None,
+    no_download: NoDownload = False,
+) -> None:
+    """Train and evaluate a recipe over all combinations of values, here or on a Ray cluster; finished runs are skipped."""
+    from stalwart.cli.scaling import sweep_recipe
+    from stalwart.recipes.runs import Source
+
+    source = Source(data_dir and data_dir.absolute(), not no_download)
+    combined, folder, failed = sweep_recipe(recipe, over or [], overrides or [], out, source, workers, address, device)
+    if combined is not None:
+        print_runs(combined)
+        print(f"report: {folder / 'index.html'}")
+    if failed:
+        raise RunsFailedError(f"{len(failed)} of the runs failed: {'; '.join(failed)} Run again to try these.")
 
 
 @app.command()

@@ -27,3 +27,7 @@ class BrokenPromiseError(StalwartError, RuntimeError):
 
 class TrainingError(StalwartError, RuntimeError):
     """Training that cannot go on, such as a loss that is not finite."""
+
+
+class RunsFailedError(StalwartError, RuntimeError):
+    """Runs of a sweep that failed, while the others were finished."""

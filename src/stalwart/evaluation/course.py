@@ -1,18 +1,14 @@
 """One course of attacks: each entry of a suite is played against the model, and what it left is written down."""
 
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from stalwart.attacks import Attack, AttackResult
-from stalwart.attacks.base import Cost
 from stalwart.core.progress import Advance
-from stalwart.core.random import derive
+from stalwart.evaluation.blocks import Found, Subject, Work, one_by_one, readable
 from stalwart.evaluation.events import median_flips
 from stalwart.evaluation.findings import Findings
 from stalwart.evaluation.judge import Candidates
@@ -20,7 +16,7 @@ from stalwart.evaluation.kept import Kept
 from stalwart.evaluation.results import AttackRow, Rate
 from stalwart.evaluation.samples import Samples
 from stalwart.evaluation.suites import Entry
-from stalwart.sets import Events, ThreatSet
+from stalwart.sets import Events
 
 
 @dataclass
@@ -32,10 +28,12 @@ class Course:
         clean: whether each clean input is answered rightly, [N] bool.
         table: per-sample results, a column an attack.
         candidates: by radius, the worst point found so far for every input.
-        store: results of attacks that an evaluation which was killed had finished.
+        store: what was found in blocks before an evaluation was killed.
         advance: called with the number of attacks done.
-        origin: the network that the model was converted from, if it is at hand.
+        subject: what is attacked.
+        work: attacks its blocks.
         rows: what the report says of each attack.
+        ahead: how many attacks were run ahead of their turn.
     """
 
     findings: Findings
@@ -44,26 +42,39 @@ class Course:
     candidates: Mapping[float, Candidates]
     store: Kept
     advance: Advance
-    origin: nn.Module | None = None
+    subject: Subject
+    work: Work = one_by_one
     rows: list[AttackRow] = field(default_factory=list)
+    ahead: int = 0
+
+    def run_ahead(self, plays: Sequence[tuple[Entry, float]]) -> None:
+        """Run attacks that wait for no other one all together, where several processes share the work and results are kept."""
+        if self.work is one_by_one or self.store.folder is None:
+            return
+        free = [(entry, eps) for entry, eps in plays if not entry.survivors]
+        blocks = [
+            block for entry, eps in free for block in self.subject.blocks(entry, eps, torch.ones_like(self.clean))
+        ]
+        missing = [block for block in blocks if self.store.read(block, self.subject.x.device) is None]
+        done = len(blocks) - len(missing)
+        for block, found in self.work(self.subject, missing):
+            self.store.write(block, found)
+            done += 1
+            self.ahead = len(free) * done // len(blocks)
+            self.advance(self.ahead, f"{done} of {len(blocks)} blocks")
 
     def play(self, entry: Entry, eps: float) -> None:
         """Run one attack at one radius, or read what it found, and write down what it left."""
-        f, held, begun = self.findings, self.candidates[eps], time.monotonic()
+        f, held = self.findings, self.candidates[eps]
         judge, main, name = f.judge, eps == f.within.size, f"{entry.name}@{eps:g}"
-        result = self.store.read(name, f.x.device)
-        if result is None:
-            left = held.correct(f.rule) if entry.survivors else torch.ones_like(self.clean)
-            run, within = entry.build(self.origin), f.within.with_eps(eps)
-            result = attack_left(run, f.model, f.x, f.y, left, within, derive(f.seed, entry.name, eps))
-            self.store.write(name, result)
-        seconds = time.monotonic() - begun
+        found = self._found(entry, eps, held.correct(f.rule) if entry.survivors else torch.ones_like(self.clean))
+        result = found.result
         held.offer(result.x_adv)
         correct = judge.margins(result.x_adv, entry.name, eps)[f.rule] > 0
         if entry.survivors:
             correct &= held.correct(f.rule)
         self.table.add(entry.name if main else name, correct)
-        row = _row(entry, eps, f.rule if judge.randomised else "deterministic", correct, result, seconds)
+        row = _row(entry, eps, f.rule if judge.randomised else "deterministic", correct, found)
         if isinstance(f.within, Events):
             broken = self.clean & ~correct
             row = row.model_copy(update={"flips": median_flips(f.x[broken], result.x_adv[broken])})
@@ -75,7 +86,17 @@ class Course:
         if entry.name == "pgd-ce":
             f.by_radius[eps] = correct
         stand = float(held.correct(f.rule).float().mean())
-        self.advance(len(self.rows), f"{entry.name} at eps {eps:g}, at most {stand:.1%} robust")
+        self.advance(max(len(self.rows), self.ahead), f"{entry.name} at eps {eps:g}, at most {stand:.1%} robust")
+
+    def _found(self, entry: Entry, eps: float, left: Tensor) -> Found:
+        """Attack the inputs that are left, [N] bool, in blocks, but for those whose results are kept."""
+        blocks, device = self.subject.blocks(entry, eps, left), self.subject.x.device
+        found = {block.number: self.store.read(block, device) for block in blocks}
+        for block, one in self.work(self.subject, [block for block in blocks if found[block.number] is None]):
+            self.store.write(block, one)
+            found[block.number] = one
+        pairs = [(block, found[block.number]) for block in blocks]
+        return self.subject.merge([(block, one) for block, one in pairs if one is not None])
 
     def play_again(self, entry: Entry) -> None:
         """Run an attack with more effort at the main radius, and note who survived before and after."""
@@ -92,23 +113,8 @@ def rate_of(correct: Tensor) -> Rate:
     return Rate.of(int(correct.sum()), len(correct))
 
 
-def attack_left(
-    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, left: Tensor, within: ThreatSet, seed: int
-) -> AttackResult:
-    """Attack the inputs that are left, [N] bool; the others stay as they are, at no cost."""
-    if left.all():
-        return attack(model, x, y, within=within, seed=seed)
-    x_adv, success, margin = x.clone(), ~left, torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    forwards = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    backwards = forwards.clone()
-    if left.any():
-        found = attack(model, x[left], y[left], within=within, seed=seed)
-        x_adv[left], success[left], margin[left] = found.x_adv, found.success, found.margin.to(margin)
-        forwards[left], backwards[left] = found.cost.forwards.to(forwards), found.cost.backwards.to(backwards)
-    return AttackResult(x_adv, success, margin, Cost(forwards, backwards))
-
-
-def _row(entry: Entry, eps: float, rule: str, correct: Tensor, result: AttackResult, seconds: float) -> AttackRow:
+def _row(entry: Entry, eps: float, rule: str, correct: Tensor, found: Found) -> AttackRow:
+    result = found.result
     return AttackRow(
         name=entry.name,
         kind=entry.kind,
@@ -118,22 +124,14 @@ def _row(entry: Entry, eps: float, rule: str, correct: Tensor, result: AttackRes
         robust=rate_of(correct),
         forwards=float(result.cost.forwards.float().mean()),
         backwards=float(result.cost.backwards.float().mean()),
-        seconds=round(seconds, 3),
+        seconds=round(found.seconds, 3),
         options={
             "attack": entry.attack,
-            **_readable(entry.options),
+            **readable(entry.options),
             **({"inputs": "survivors"} if entry.survivors else {}),
         },
         distance=_median(result.distance),
     )
-
-
-def _readable(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with the names of functions in their place, such as that of a foreign attack."""
-    return {
-        key: getattr(value, "__name__", type(value).__name__) if callable(value) else value
-        for key, value in options.items()
-    }
 
 
 def _median(distance: Tensor | None) -> float | None:

@@ -13,8 +13,9 @@ from stalwart.core.errors import InputError
 from stalwart.core.numbers import parse_number, require
 from stalwart.core.progress import Advance, silent
 from stalwart.core.registry import suggest
-from stalwart.core.tensors import digest, fingerprint
+from stalwart.core.tensors import digest
 from stalwart.evaluation.adaptive import doubled, efforts
+from stalwart.evaluation.blocks import Subject, Work, one_by_one
 from stalwart.evaluation.course import Course, rate_of
 from stalwart.evaluation.diagnostics import diagnose
 from stalwart.evaluation.findings import Findings
@@ -46,6 +47,8 @@ def evaluate(
     advance: Advance = silent,
     origin: nn.Module | None = None,
     kept: Path | None = None,
+    work: Work = one_by_one,
+    batch_size: int | None = None,
 ) -> tuple[Evaluation, Samples]:
     """Run a suite against a model and return the results with the per-sample table.
 
@@ -64,6 +67,8 @@ def evaluate(
         advance: called with the number of attacks done.
         origin: the network that the model was converted from, a source of transfer attacks where a suite has such.
         kept: a folder for what attacks found, so that a killed evaluation goes on; it is gone when all is done.
+        work: attacks blocks of inputs, perhaps in other processes; results are those of this one alone.
+        batch_size: inputs attacked together, a block; results depend on it. By default as many as suit the model.
 
     Raises:
         InputError: NaN, values out of range, wrong shapes, labels that do not exist, logits that are not finite.
@@ -92,13 +97,14 @@ def evaluate(
 
     radii = _radii(curve, within)
     candidates = {eps: Candidates(judge, x) for eps in radii}
-    store = Kept(kept, "" if kept is None else fingerprint(model, x, y, within.describe(), suite_name, str(seed)))
-    course = Course(findings, clean, table, candidates, store, advance, origin)
+    subject = Subject(model, x, y, within, seed, batch_size, origin)
+    store = Kept(kept, "" if kept is None else subject.fingerprint)
+    course = Course(findings, clean, table, candidates, store, advance, subject, work)
     entries = _entries(chosen, judge, within, origin is not None, findings.probe)
-    for eps in radii:
-        for entry in entries:
-            if eps == within.size or entry.curve:
-                course.play(entry, eps)
+    plays = [(entry, eps) for eps in radii for entry in entries if eps == within.size or entry.curve]
+    course.run_ahead(plays)
+    for entry, eps in plays:
+        course.play(entry, eps)
     for entry in doubled(entries, findings) if chosen.settles else ():
         course.play_again(entry)
 

@@ -1,4 +1,4 @@
-"""What attacks have found so far, on disk: an evaluation that was killed goes on with the attack that it was at."""
+"""What attacks have found so far: on disk, so that an evaluation which was killed goes on with the block that it was at."""
 
 import shutil
 from dataclasses import dataclass
@@ -6,15 +6,14 @@ from pathlib import Path
 
 import torch
 
-from stalwart.attacks import AttackResult
-from stalwart.attacks.base import Cost
 from stalwart.core.errors import FileError
 from stalwart.core.tensors import load_tensors, save_tensors
+from stalwart.evaluation.blocks import Block, Found, pack, unpack
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Results of attacks in a folder, one file each, of one evaluation alone.
+    """What was found in the blocks of one evaluation alone, in a folder, one file each.
 
     Attributes:
         folder: where they are; None keeps nothing.
@@ -24,34 +23,30 @@ class Kept:
     folder: Path | None
     fingerprint: str = ""
 
-    def read(self, name: str, device: torch.device) -> AttackResult | None:
-        """Return what the attack of this name found, if this evaluation has run it."""
-        path = self._path(name)
+    def read(self, block: Block, device: torch.device) -> Found | None:
+        """Return what was found in a block, if this evaluation has attacked it."""
+        path = self._path(block)
         if path is None or not path.exists():
             return None
         try:
-            found, meta = load_tensors(path, "an attack's result")
-            if meta != self.fingerprint:
+            tensors, meta = load_tensors(path, "an attack's result")
+            if not isinstance(meta, dict) or meta.get("of") != self.fingerprint or meta.get("block") != block.key:
                 return None
-            x_adv, success, margin = (found[one].to(device) for one in ("x_adv", "success", "margin"))
-            distance = found["distance"].to(device) if "distance" in found else None
-            return AttackResult(x_adv, success, margin, Cost(found["forwards"], found["backwards"]), distance)
-        except (FileError, KeyError):
+            return unpack(tensors, float(meta["seconds"]), device)
+        except (FileError, KeyError, TypeError):
             return None  # a damaged result is found again
 
-    def write(self, name: str, result: AttackResult) -> None:
-        """Keep what the attack of this name found."""
-        path = self._path(name)
+    def write(self, block: Block, found: Found) -> None:
+        """Keep what was found in a block."""
+        path = self._path(block)
         if path is not None:
-            found = {"x_adv": result.x_adv, "success": result.success, "margin": result.margin}
-            costs = {"forwards": result.cost.forwards, "backwards": result.cost.backwards}
-            distance = {} if result.distance is None else {"distance": result.distance}
-            save_tensors(path, found | costs | distance, self.fingerprint)
+            tensors, seconds = pack(found)
+            save_tensors(path, tensors, {"of": self.fingerprint, "block": block.key, "seconds": seconds})
 
     def clear(self) -> None:
         """Delete all results: the evaluation is done."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, name: str) -> Path | None:
-        return None if self.folder is None else self.folder / f"{name.replace('/', '-')}.safetensors"
+    def _path(self, block: Block) -> Path | None:
+        return None if self.folder is None else self.folder / f"{block.name.replace('/', '-')}.safetensors"

@@ -17,6 +17,7 @@ from stalwart.data import Data
 from stalwart.data.corruptions import require_images
 from stalwart.evaluation import Samples, evaluate, steps_of
 from stalwart.evaluation import corruptions as common
+from stalwart.evaluation.blocks import Work, one_by_one
 from stalwart.evaluation.hardware import HardwareResult, measure
 from stalwart.evaluation.hardware import steps as hardware_steps
 from stalwart.evaluation.suites import suite
@@ -50,11 +51,13 @@ def evaluate_model(
     device: str = "cpu",
     origin: nn.Module | None = None,
     conversion: Conversion | None = None,
+    work: Work = one_by_one,
 ) -> Report:
     """Attack and certify a model on the test part; write ``report.json``, ``index.html`` and ``samples.csv`` to ``out``.
 
     ``origin`` is the network that it was converted from, where it is at hand, and ``conversion`` what was done to it. An
-    evaluation that was killed goes on with the attack that it was at.
+    evaluation that was killed goes on with the block of inputs that it was at. ``work`` attacks blocks, perhaps in other
+    processes.
     """
     require_writable(out)
     test = data.test if section.samples is None else data.test.take(section.samples)
@@ -83,6 +86,8 @@ def evaluate_model(
             advance,
             origin,
             out / "attacks",
+            work,
+            section.batch_size,
         )
     hardware: HardwareResult | None = None
     chips = suite(section.suite).chips if section.chips is None else section.chips
@@ -137,6 +142,7 @@ def evaluate_run(
     seed: int,
     out: Path,
     device: str = "cpu",
+    work: Work = one_by_one,
 ) -> Report:
     """Attack and certify a finished run's model; its report knows how it was trained and converted."""
     recipe, model, data = loaded
@@ -153,6 +159,7 @@ def evaluate_run(
         device,
         origin_of(recipe, folder, source),
         conversion_of(folder),
+        work,
     )
 
 

@@ -142,6 +142,7 @@ class EvaluationSection(Settings):
         chips: of each imperfect processor; by default what the suite measures, 25 of "hardware" and none of others.
         corruptions: severities, 1 to 5, of common corruptions; by default what the suite measures, all of "corruptions" and
             none of others.
+        batch_size: inputs attacked together, which results depend on; by default as many as suit the model.
     """
 
     suite: str = "standard"
@@ -159,6 +160,8 @@ class EvaluationSection(Settings):
     def _severities(cls, severities: tuple[int, ...] | None) -> tuple[int, ...] | None:
         check_severities(severities or ())
         return severities
+
+    batch_size: int | None = pydantic.Field(None, ge=1)
 
 
 class Recipe(Settings):
