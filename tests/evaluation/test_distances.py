@@ -6,6 +6,7 @@ from torch import nn
 import stalwart as sw
 from stalwart.core.random import generator
 from stalwart.evaluation import evaluate, suites
+from stalwart.evaluation.blocks import Subject
 from stalwart.evaluation.kept import Kept
 from stalwart.evaluation.suites import Entry, Suite
 
@@ -40,11 +41,13 @@ def test_the_median_distance_is_in_the_row(monkeypatch):
 def test_kept_results_keep_their_distances(tmp_path):
     torch.manual_seed(0)
     model, x = nn.Linear(5, 2), torch.rand(4, 5, generator=generator(0))
-    store = Kept(tmp_path, "print")
+    store, subject = Kept(tmp_path, "print"), Subject(model, x, model(x).argmax(1), sw.Linf(0.1), 0)
     for name in ("deepfool", "pgd"):
-        result = sw.attack(name)(model, x, model(x).argmax(1), within=sw.Linf(0.1))
-        store.write(name, result)
-        back = store.read(name, torch.device("cpu"))
-        assert (back.distance is None) == (name == "pgd")
+        (block,) = subject.blocks(Entry(name, name), 0.1, torch.ones(4, dtype=torch.bool))
+        found = subject.attack(block)
+        store.write(block, found)
+        back = store.read(block, torch.device("cpu"))
+        assert back.seconds == found.seconds
+        assert (back.result.distance is None) == (name == "pgd")
         if name == "deepfool":
-            assert torch.equal(back.distance, result.distance)
+            assert torch.equal(back.result.distance, found.result.distance)
