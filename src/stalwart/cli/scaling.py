@@ -13,7 +13,7 @@ from stalwart.recipes.runs import Source, pick_device
 from stalwart.recipes.schema import EvaluationSection
 from stalwart.recipes.sharing import ForeignAt, Job, RunAt, shared_by
 from stalwart.recipes.sweeping import combinations, sweep
-from stalwart.report import Report
+from stalwart.report import Report, side_by_side
 
 
 @contextlib.contextmanager
@@ -67,10 +67,10 @@ def sweep_recipe(
             else:
                 said = f"clean {outcome.clean:6.1%}  worst {outcome.worst:6.1%}"
             print(f"{done:>{len(str(len(runs)))}}/{len(runs)}  {one.name:<{width}}  {said}", flush=True)
-    finished = [Report.load(one.folder) for one in runs if one.finished]
+    finished = [one.folder for one in runs if one.finished]
     if not finished:
         return None, folder, failed
-    combined = Report.combine(finished, f"Sweep of {recipe}")
+    combined = side_by_side(finished, f"Sweep of {recipe}")
     combined.save(folder)
     return combined, folder, failed
 
