@@ -91,7 +91,7 @@ def test_rlif_is_the_slow_loop_with_its_gradient():
         layer.input.weight.mul_(2)
         layer.recurrent.weight.mul_(2)
     x = torch.rand(2, 1, 12, 5, generator=generator(2), dtype=torch.float64)
-    rates = model.features(x)
+    rates = model.features(x) / 12  # of 12 steps
     rates[0].sum().backward()
     numbers = [w.detach().numpy() for w in (layer.input.weight, layer.recurrent.weight)]
     for sample in range(2):

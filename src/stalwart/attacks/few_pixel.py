@@ -100,7 +100,6 @@ class FewPixel(Attack):
             nonlocal best, value, broken
             z = painted(genes.reshape(len(spans), -1))
             logits = oracle.logits(z, index.expand(len(z)), oracle.eot)
-            oracle.forwards[index] += (len(z) - 1) * (1 if getattr(oracle.model, "cheap_draws", False) else oracle.eot)
             many = Goal(goal.loss, goal.y.expand(len(z)))
             found = oracle.averaged(logits, many)
             top = int(found.nan_to_num(nan=torch.inf).argmax())

@@ -133,8 +133,6 @@ def misread_many(oracle: Oracle, points: Tensor, y: Tensor, samples: Tensor) -> 
     """Return which of several points a sample [B, N, ...] are misclassified, [B, N] bool, in one pass."""
     batch, rows = points.shape[:2]
     wrong = misread(oracle, points.flatten(0, 1), y.repeat_interleave(rows), samples.repeat_interleave(rows))
-    # Indexed addition counts a repeated sample once.
-    oracle.forwards[samples] += (rows - 1) * (1 if getattr(oracle.model, "cheap_draws", False) else oracle.eot)
     return wrong.reshape(batch, rows)
 
 
