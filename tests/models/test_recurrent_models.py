@@ -88,7 +88,7 @@ def test_rlif_is_the_slow_loop_with_its_gradient():
     model = build_model("rlif", (1, 12, 5), 3, {"hidden": 6}, seed=0).double()
     layer = model.backbone.neurons
     with torch.no_grad():
-        layer.input.weight.mul_(4)
+        layer.input.weight.mul_(6)
         layer.recurrent.weight.mul_(3)
     x = torch.rand(2, 1, 12, 5, generator=generator(2), dtype=torch.float64)
     rates = model.features(x) / 12  # of 12 steps
