@@ -11,7 +11,7 @@ import torch
 
 from stalwart.core.random import generator, isolated
 from stalwart.hardware import PCM
-from stalwart.hardware.pcm import _noisy, read_std
+from stalwart.hardware.pcm import _noisy
 
 COUNT = 100_000
 TIMES = (25.0, 3600.0, 86400.0, 30 * 86400.0, 365 * 86400.0)
@@ -60,23 +60,8 @@ def theirs(peer, g, seconds):
 
 
 @pytest.mark.parametrize("seconds", TIMES)
-@pytest.mark.parametrize("g", [0.1, 0.3, 0.6, 1.0])
+@pytest.mark.parametrize("g", [0.02, 0.05, 0.1, 0.3, 0.6, 1.0])
 def test_conductances_have_the_same_mean_and_spread(peer, g, seconds):
     for own, other in zip(ours(g, seconds), theirs(peer, g, seconds), strict=True):
         assert float(own.mean()) == pytest.approx(float(other.mean()), rel=0.02)
         assert float(own.std()) == pytest.approx(float(other.std()), rel=0.02)
-
-
-@pytest.mark.parametrize("seconds", TIMES)
-def test_reads_of_small_conductances_differ_by_what_the_noise_is_a_share_of(peer, seconds):
-    # The peer takes 1/f noise from the conductance that was programmed, and counts its time from t_0 before ours; the
-    # formula takes the target. Where programming noise is as large as the target, that is 8 % of the spread.
-    g = 0.02
-    (programmed, drifted, read), other = ours(g, seconds), theirs(peer, g, seconds)
-    for own, theirs_ in zip((programmed, drifted), other[:2], strict=True):
-        assert float(own.mean()) == pytest.approx(float(theirs_.mean()), rel=0.02)
-        assert float(own.std()) == pytest.approx(float(theirs_.std()), rel=0.02)
-    assert 1.04 < float(read.std() / other[2].std()) < 1.14
-    again = _noisy(drifted, read_std(programmed, seconds + peer.t_0), generator(0, "again"))
-    assert float(again.std()) == pytest.approx(float(other[2].std()), rel=0.02)
-    assert float(again.mean()) == pytest.approx(float(other[2].mean()), rel=0.02)

@@ -43,7 +43,7 @@ def drift_exponent(g: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def read_std(g: Tensor, seconds: float) -> Tensor:
-    """Return the standard deviation of 1/f noise as a share of the conductance, for target conductances g in [0, 1].
+    """Return the standard deviation of 1/f noise as a share of the conductance, for programmed conductances g in [0, 1].
 
     σ_R / g_D = min(0.0088 / g^0.65, 0.2)·√ln((t + t_r) / (2 t_r)),    t_r = 250 ns
     """
@@ -80,8 +80,8 @@ class PCM(Fault):
         weight:       W' = α·max|W|·(g⁺ - g⁻)
 
     The global drift compensation α = mean|y_0| / mean|y_t| of each tile compares its outputs for one-hot inputs: y_0 as
-    programmed, without noise; y_t at time t, by one read of the chip. σ_P, μ, s and σ_R are :func:`programming_std`,
-    :func:`drift_exponent` and :func:`read_std` of the target.
+    programmed, without noise; y_t at time t, by one read of the chip. σ_P, μ and s are :func:`programming_std` and
+    :func:`drift_exponent` of the target; σ_R is :func:`read_std` of what was programmed, g_P, at t + t0.
 
     Args:
         seconds: t, the time since programming, at least 0.
@@ -166,7 +166,7 @@ class PCM(Fault):
         programmed = cells
         if self.drift:
             cells = cells * ((self.seconds + self.t0) / self.t0) ** -self._exponents(target, source)
-        noise = read_std(target, self.seconds)
+        noise = read_std(programmed, self.seconds + self.t0)
         scale = largest.expand(weight.shape)
         if self.compensate:
             now = _noisy(cells, noise, source) if self.read else cells
