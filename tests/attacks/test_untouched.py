@@ -161,3 +161,19 @@ def test_attacking_a_copy_in_other_threads_of_randomness_changes_nothing():
     second = sw.attack("pgd", steps=2)(twin, X, Y, within=sw.Linf(0.1), seed=4)
     assert torch.equal(first.x_adv, second.x_adv)
     assert torch.equal(first.margin, second.margin)
+
+
+@pytest.mark.parametrize(
+    ("name", "within"), [("pgd", sw.Linf(0.3)), ("deepfool", sw.L2(9.0)), ("spikefool", sw.Events(16))]
+)
+def test_the_callers_gradient_mode_does_not_matter(name, within):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+    x = (torch.rand(6, 1, 4, 4) < 0.5).float()
+    y = model(x).argmax(1)
+    with_gradients = sw.attack(name)(model, x, y, within=within)
+    with torch.no_grad():
+        without = sw.attack(name)(model, x, y, within=within)
+        assert not torch.is_grad_enabled()
+    assert torch.equal(with_gradients.x_adv, without.x_adv)
+    assert with_gradients.success.any()

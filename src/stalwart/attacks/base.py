@@ -151,7 +151,8 @@ class Attack(Gradients):
         x, y = x.detach().clamp(within.low, within.high), y.long().to(x.device)
         within.bounds(x)  # refuses a number of radii that is not the batch size
         parts = []
-        with undisturbed(model, seed), self.chosen_gradients(model), at_work(model, x[:1]):
+        # The caller's mode does not matter: what needs no gradient says so itself.
+        with torch.enable_grad(), undisturbed(model, seed), self.chosen_gradients(model), at_work(model, x[:1]):
             chosen = batch_size or fitting_batch(model, x)
             for number, start in enumerate(range(0, len(x), chosen)):
                 index = torch.arange(start, min(start + chosen, len(x)), device=x.device)

@@ -1,16 +1,13 @@
 """Double precision: an attack on the model computed in float64, judged on the model as it is."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from stalwart.attacks.base import Attack
+from stalwart.attacks.around import AroundAttack
 from stalwart.attacks.oracle import Oracle
 from stalwart.attacks.replaced import run_with
-from stalwart.core.registry import build
 from stalwart.sets import ThreatSet
 from stalwart.spiking import neurons
 
@@ -33,7 +30,7 @@ class Doubled(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoublePrecision(Attack):
+class DoublePrecision(AroundAttack):
     """Run another attack on the model in float64, for gradients that float32 rounds away.
 
     Source: Carlini and Wagner, 2016 (arXiv 1607.04311), on logits too large for the softmax.
@@ -43,27 +40,13 @@ class DoublePrecision(Attack):
         options: its hyper-parameters.
     """
 
-    attack: str = "pgd"
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._inner()
-
-    def _inner(self) -> Attack:
-        from stalwart.attacks.table import ATTACKS
-
-        given = {"eot": self.eot, "average": self.average, **self.options}
-        inner: Attack = build("attack", ATTACKS, self.attack, given)
-        return inner
-
     def fits(self, model: nn.Module, within: ThreatSet) -> bool:
         """Tell whether the inner attack is made for the model and the set; the passes of spiking neurons are float32."""
-        return not neurons(model) and self._inner().fits(model, within)
+        return not neurons(model) and self.inner().fits(model, within)
 
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Run the inner attack; its passes are counted."""
-        inner = self._inner()
+        inner = self.inner()
         view = Oracle(Doubled(oracle.model).eval(), x.double(), inner.eot, inner.average, rows=oracle.rows)
         found = inner.run(view, x.double(), y, within, seed)
         oracle.forwards += view.forwards

@@ -3,10 +3,7 @@
 import torch
 from torch import Tensor
 
-from stalwart.attacks.fast_gradients import FastGradients
 from stalwart.attacks.oracle import Oracle
-from stalwart.core.errors import InputError
-from stalwart.stochastic import draw_logits
 
 
 def gaps(
@@ -30,18 +27,8 @@ def gaps(
         InputError: the model's output carries no gradient.
     """
     count = min(classes or oracle.classes - 1, oracle.classes - 1)
-    z = oracle.arrange(z.detach()).requires_grad_()
-    with torch.enable_grad(), FastGradients():
-        logits = draw_logits(oracle.model, z, oracle.eot).mean(0)
-        if not logits.requires_grad:
-            raise InputError(
-                "the model's output carries no gradient with respect to its input (it is detached, or computed outside "
-                "torch); use 'hopskipjump' or 'square', which need none."
-            )
-        others = logits.detach().scatter(1, y[:, None], -torch.inf).topk(count, 1).indices
-        lead = logits.gather(1, others) - logits.gather(1, y[:, None])
-        slopes = [torch.autograd.grad(lead[:, one].sum(), z, retain_graph=one + 1 < count)[0] for one in range(count)]
-    cheap = getattr(oracle.model, "cheap_draws", False)
-    oracle.forwards[samples] += 1 if cheap else oracle.eot
-    oracle.backwards[samples] += count * (1 if cheap else oracle.eot)
-    return -lead.detach(), torch.nan_to_num(torch.stack(slopes, 1), nan=0.0, posinf=0.0, neginf=0.0), others
+    leaf, logits = oracle.trace(z, samples)
+    others = logits.detach().scatter(1, y[:, None], -torch.inf).topk(count, 1).indices
+    lead = logits.gather(1, others) - logits.gather(1, y[:, None])
+    slopes = [oracle.pull(lead[:, one], leaf, samples, again=one + 1 < count) for one in range(count)]
+    return -lead.detach(), torch.stack(slopes, 1), others

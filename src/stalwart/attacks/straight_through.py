@@ -1,8 +1,8 @@
 """Straight through: gradients that pass steps which have none, or whose own gradient misleads, as if they were not there."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from stalwart.attacks.base import Attack
+from stalwart.attacks.around import AroundAttack
 from stalwart.attacks.oracle import Oracle
 from stalwart.core.random import generator
-from stalwart.core.registry import build
 from stalwart.sets import ThreatSet
 
 _FLAT = {
@@ -27,7 +26,7 @@ _ALIGNED = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class StraightThrough(Attack):
+class StraightThrough(AroundAttack):
     """Run another attack with gradients straight through the model's flat steps: backward pass differentiable approximation.
 
     Two kinds of steps count. Rounding (round, floor, ceil, trunc, sign), wherever the model does it, has the derivative 1.
@@ -40,23 +39,9 @@ class StraightThrough(Attack):
         options: its hyper-parameters.
     """
 
-    attack: str = "pgd"
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._inner()
-
-    def _inner(self) -> Attack:
-        from stalwart.attacks.table import ATTACKS
-
-        given = {"eot": self.eot, "average": self.average, **self.options}
-        inner: Attack = build("attack", ATTACKS, self.attack, given)
-        return inner
-
     def fits(self, model: nn.Module, within: ThreatSet) -> bool:
         """Tell whether the inner attack is made for this kind of model and threat set."""
-        return self._inner().fits(model, within)
+        return self.inner().fits(model, within)
 
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Run the inner attack; its passes are counted.
@@ -64,7 +49,7 @@ class StraightThrough(Attack):
         Raises:
             InputError: the output still carries no gradient, since the model leaves torch in a step that is no submodule.
         """
-        inner = self._inner()
+        inner = self.inner()
         with straight_through(oracle.model, x[:_LOOKED_AT]), inner.chosen_gradients(oracle.model):
             view = Oracle(oracle.model, x, inner.eot, inner.average, rows=oracle.rows)
             found = inner.run(view, x, y, within, seed)

@@ -1,17 +1,16 @@
 """An attack on spiking networks under many assumed derivatives of a spike, the worst one for each input."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stalwart.attacks.base import JUDGE_DRAWS, Attack
+from stalwart.attacks.around import AroundAttack
+from stalwart.attacks.base import JUDGE_DRAWS
 from stalwart.attacks.losses import margin
 from stalwart.attacks.oracle import Oracle
 from stalwart.core.random import derive
-from stalwart.core.registry import build
 from stalwart.sets import ThreatSet
 from stalwart.spiking import gradients, neurons
 
@@ -41,7 +40,7 @@ def members_of(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurrogateEnsemble(Attack):
+class SurrogateEnsemble(AroundAttack):
     """Run an attack once for each of :data:`MEMBERS` on the inputs that are left, and keep the worst point of each input.
 
     Which surrogate breaks a spiking network is not known beforehand: the one it was trained with often is not among the
@@ -54,27 +53,13 @@ class SurrogateEnsemble(Attack):
         options: its hyper-parameters.
     """
 
-    attack: str = "pgd"
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._inner()
-
-    def _inner(self) -> Attack:
-        from stalwart.attacks.table import ATTACKS
-
-        given = {"eot": self.eot, "average": self.average, **self.options}
-        inner: Attack = build("attack", ATTACKS, self.attack, given)
-        return inner
-
     def fits(self, model: nn.Module, within: ThreatSet) -> bool:
         """Tell whether the model has neurons, and the attack takes the threat set."""
-        return bool(neurons(model)) and self._inner().fits(model, within)
+        return bool(neurons(model)) and self.inner().fits(model, within)
 
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Run every member; its passes are counted."""
-        inner, found, alive = self._inner(), x.clone(), torch.arange(len(x), device=x.device)
+        inner, found, alive = self.inner(), x.clone(), torch.arange(len(x), device=x.device)
         least = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         draws = JUDGE_DRAWS if oracle.randomised else 1
         for name, member in members_of(oracle.model).items():

@@ -1,22 +1,21 @@
 """Transfer: craft on another model, or on the same one with its noise off, and judge on the target."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
+from stalwart.attacks.around import AroundAttack
 from stalwart.attacks.base import Attack
 from stalwart.attacks.guard import undisturbed
 from stalwart.attacks.oracle import Oracle
 from stalwart.core.errors import InputError
-from stalwart.core.registry import build
 from stalwart.sets import ThreatSet
 from stalwart.stochastic import noise
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(Attack):
+class Transfer(AroundAttack):
     """Run another attack against a source model; only the result meets the target.
 
     Against a stochastic model the source "noise-off" is mandatory reading: for a linear noisy head the best perturbation of
@@ -29,24 +28,10 @@ class Transfer(Attack):
     """
 
     source: nn.Module | Literal["noise-off"] = "noise-off"
-    attack: str = "pgd"
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._inner()
-
-    def _inner(self) -> Attack:
-        from stalwart.attacks.table import ATTACKS
-
-        inner: Attack = build(
-            "attack", ATTACKS, self.attack, {"eot": self.eot, "average": self.average, **self.options}
-        )
-        return inner
 
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Craft on the source; its passes are counted like the target's."""
-        inner = self._inner()
+        inner = self.inner()
         if isinstance(self.source, nn.Module):
             with undisturbed(self.source, seed):
                 return self._craft(inner, self.source, oracle, x, y, within, seed)
