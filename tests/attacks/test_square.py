@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import stalwart as sw
+from stalwart.attacks.losses import Goal
+from stalwart.attacks.oracle import Oracle
 from stalwart.attacks.square import Square, _bump, _bumps, _dipole, _move, _window
-from stalwart.attacks.square_linf import _drawn
+from stalwart.attacks.square_linf import _Climb, _drawn
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.random import derive, generator
 from stalwart.stochastic import noise
@@ -289,3 +291,38 @@ def test_other_sets_are_refused(digits, within):
 def test_bad_options(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         sw.attack("square", **options)
+
+
+@hypothesis.settings(max_examples=40)
+@hypothesis.given(
+    st.integers(0, 999), st.sampled_from([(1, 1, 5), (1, 6, 6), (3, 5, 4)]), st.booleans(), st.floats(0.0, 1.0)
+)
+def test_the_compiled_search_looks_at_the_same_points(seed, shape, everything, rising):
+    pytest.importorskip("numba")
+    source = generator(seed)
+    x = torch.rand(4, *shape, generator=source)
+    low, high = (x - 0.3).clamp_min(0).flatten(1), (x + 0.3).clamp_max(1).flatten(1)
+    # Half of the entries have been painted before, so that many a proposal changes nothing.
+    painted = torch.where(torch.rand(low.shape, generator=source) < 0.5, low, high)
+    best = torch.where(torch.rand(low.shape, generator=source) < 0.9, painted, x.flatten(1))
+    oracle = Oracle(nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 3)), x)
+    oracle.randomised = everything
+    climb = _Climb(
+        oracle, Goal("margin", torch.zeros(4, dtype=torch.long)), x.shape, torch.arange(4), torch.cat([low, high], 1),
+        best, torch.zeros(4), best.clone(), rising=max(rising, 0.001), changing=0.3,
+    )  # fmt: skip
+    proposals = _drawn(30, 4, x, (min(shape[1], 2), 2), source)
+    seen = []
+    for step in (climb._compiled, climb._plain):
+        tried, points = torch.zeros(4, dtype=torch.long), {}
+        while int(tried.min()) < 30:
+            before = tried.clone()
+            for who, number, z in zip(*step(proposals, tried), strict=True):
+                assert before[who] <= number < tried[who]
+                assert (int(who), int(number)) not in points
+                points[int(who), int(number)] = z
+        seen.append(points)
+    compiled, plain = seen
+    assert compiled.keys() == plain.keys()
+    assert all(torch.equal(compiled[key], plain[key]) for key in plain)
+    assert len(plain) == 120 if everything else all((z != best[who]).any() for (who, _), z in plain.items())

@@ -9,8 +9,8 @@ from torch import nn
 import stalwart as sw
 from stalwart.attacks.losses import Goal
 from stalwart.attacks.oracle import Oracle
-from stalwart.attacks.team import at_work, team
-from stalwart.core.crew import one_thread_each, side_by_side
+from stalwart.attacks.team import at_work, even_parts, team
+from stalwart.core.crew import go_on, is_one_of_many, one_thread_each, side_by_side
 from stalwart.core.random import generator
 
 X = torch.rand(70, 1, 8, 8, generator=generator(0))
@@ -53,7 +53,7 @@ def test_parts_give_what_the_whole_gives(two_threads):
     assert (oracle.backwards == 2).all()
 
 
-@pytest.mark.parametrize("name", ["apgd", "fab", "square"])
+@pytest.mark.parametrize("name", ["apgd", "fab", "square", "pgd", "ddn"])
 def test_the_number_of_threads_changes_no_bit(two_threads, name):
     model, steps = network(), {"queries" if name == "square" else "steps": 25}
     found = [sw.attack(name, **steps)(model, X, Y, within=sw.Linf(0.01), seed=3)]
@@ -72,6 +72,38 @@ def test_jobs_run_at_once_and_keep_their_order(two_threads):
             side_by_side(lambda job: 1 / job, [1, 0])
         with pytest.raises(ZeroDivisionError):
             side_by_side(lambda job: 1 / job, [0, 1])
+
+
+def test_what_is_one_of_many_works_alone_and_ends_with_the_others(two_threads):
+    """Nested work stays in its thread; when one job fails, another that asks whether to go on ends soon."""
+    ended = threading.Event()
+
+    def endless(job):
+        if job:
+            ended.wait(20)
+            raise ZeroDivisionError
+        assert is_one_of_many()
+        here = threading.current_thread()
+        assert side_by_side(lambda _: threading.current_thread() is here, [1, 2]) == [True, True]
+        ended.set()
+        while True:
+            go_on()
+
+    assert not is_one_of_many()
+    for jobs in ([1, 0], [0, 1]):
+        ended.clear()
+        with one_thread_each(), pytest.raises(ZeroDivisionError):
+            side_by_side(endless, jobs)
+    assert not is_one_of_many()
+    go_on()
+
+
+def test_even_parts():
+    assert even_parts(31) == [31]
+    assert even_parts(33) == [16, 17]
+    assert even_parts(400) == [100, 100, 100, 100]
+    assert even_parts(100, 10) == [10] * 10
+    assert all(sum(even_parts(n, 24)) == n and max(even_parts(n, 24)) <= 31 for n in range(1, 300))
 
 
 class Own(nn.Module):

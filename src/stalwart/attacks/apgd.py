@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ class APGD(BallAttack):
     loss: LossName = "ce"
     targets: Count = 9
     larger_radii: bool = False
+    self_contained: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

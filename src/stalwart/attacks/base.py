@@ -15,8 +15,9 @@ from stalwart.attacks.guard import undisturbed
 from stalwart.attacks.layout import fitting_batch
 from stalwart.attacks.losses import margin
 from stalwart.attacks.oracle import Average, Oracle
-from stalwart.attacks.team import at_work
+from stalwart.attacks.team import at_work, even_parts
 from stalwart.core.checks import check_images, check_labels
+from stalwart.core.crew import side_by_side
 from stalwart.core.errors import BrokenPromiseError, InputError, UsageError
 from stalwart.core.numbers import require
 from stalwart.core.random import derive
@@ -106,6 +107,8 @@ class Attack(Gradients):
     average: Average = "loss"
     ties: ClassVar[bool] = True
     """Whether a tie with the label's logit is a success."""
+    self_contained: ClassVar[bool] = False
+    """Whether ``run`` uses nothing but the oracle and generators of its own, so that chunks may run in several threads."""
 
     def fits(self, model: nn.Module, within: ThreatSet) -> bool:
         """Tell whether the attack is made for this kind of model and threat set; suites leave out one that is not."""
@@ -150,16 +153,25 @@ class Attack(Gradients):
         require(batch_size is None or batch_size >= 1, f"the batch size must be at least 1, got {batch_size}.")
         x, y = x.detach().clamp(within.low, within.high), y.long().to(x.device)
         within.bounds(x)  # refuses a number of radii that is not the batch size
-        parts = []
         # The caller's mode does not matter: what needs no gradient says so itself.
-        with torch.enable_grad(), undisturbed(model, seed), self.chosen_gradients(model), at_work(model, x[:1]):
+        with (
+            torch.enable_grad(),
+            undisturbed(model, seed),
+            self.chosen_gradients(model),
+            at_work(model, x[:1]) as shares,
+        ):
             chosen = batch_size or fitting_batch(model, x)
-            for number, start in enumerate(range(0, len(x), chosen)):
-                index = torch.arange(start, min(start + chosen, len(x)), device=x.device)
-                part = self._attack(
-                    model, x[index], y[index], within.select(index), derive(seed, "chunk", number), chosen
-                )
-                parts.append(part)
+            threaded = shares and self.self_contained
+            sizes = even_parts(len(x), chosen) if threaded and batch_size is None else chosen
+
+            def attack(chunk: tuple[int, Tensor]) -> AttackResult:
+                number, index = chunk
+                own = within.select(index)
+                with torch.enable_grad():
+                    return self._attack(model, x[index], y[index], own, derive(seed, "chunk", number), chosen)
+
+            chunks = list(enumerate(torch.arange(len(x), device=x.device).split(sizes)))
+            parts = side_by_side(attack, chunks) if threaded else [attack(chunk) for chunk in chunks]
         if batch_size is None:
             parts[0].cost.forwards[:1] += 1  # the pass that measured the activations
         distances = [part.distance for part in parts if part.distance is not None]

@@ -1,7 +1,7 @@
 """The fast adaptive boundary attack: the nearest misclassified point, by steps to linearised decision boundaries."""
 
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,7 @@ class FAB(BallAttack):
     alpha: Number = 0.1
     eta: Number = 1.05
     beta: Number = 0.9
+    self_contained: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

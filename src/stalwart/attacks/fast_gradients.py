@@ -102,7 +102,7 @@ class _ThinConv2d(torch.autograd.Function):
         width, _, tall, wide = weight.shape
         batch, _, height, length = gradient.shape
         kernel = weight.reshape(width, -1).t()
-        if ctx.stride != (1, 1) or not jit.available() or gradient.dtype != torch.float32:
+        if not jit.available() or gradient.dtype != torch.float32:
             products = kernel @ gradient.reshape(batch, width, -1)
             found = F.fold(products, ctx.shape[2:], (tall, wide), padding=ctx.padding, stride=ctx.stride)
             return found, None, None, None, None
@@ -113,7 +113,7 @@ class _ThinConv2d(torch.autograd.Function):
         else:
             products = kernel @ gradient.permute(0, 2, 3, 1).reshape(-1, width).t()
         found = gradient.new_empty(ctx.shape)
-        sizes = (*ctx.shape[1:], tall, wide, *ctx.padding, height, length)
+        sizes = (*ctx.shape[1:], tall, wide, *ctx.padding, *ctx.stride, height, length)
         jit.run(kernels.gather, batch, *sizes, products.contiguous(), found)
         return found, None, None, None, None
 

@@ -1,6 +1,7 @@
 """The fast gradient sign method: one step of the whole radius."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ class FGSM(Attack):
     """
 
     random_start: bool = False
+    self_contained: ClassVar[bool] = True
 
     def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
         """Take the step; a clean input that is already misclassified is returned as it is."""

@@ -77,27 +77,41 @@ def _add(row: Any, tap: Any) -> None:
         row[x] += tap[x]
 
 
+@helper
+def _add_apart(row: Any, tap: Any, first: Any, stride: Any) -> None:
+    for at in range(len(tap)):
+        row[first + at * stride] += tap[at]
+
+
 @compiled
 def gather(words: Any) -> None:
-    """Sum what the taps of a stride-1 convolution send to its input's gradient, out [B, C, Y, X].
+    """Sum what the taps of a convolution send to its input's gradient, out [B, C, Y, X].
 
-    Arguments: (C, Y, X, taps down, taps across, padding down, padding across, H, W, products, out), with products
-    [C * taps, B, H, W].
+    Arguments: (C, Y, X, taps down, taps across, padding down, padding across, stride down, stride across, H, W, products, out),
+    with products [C * taps, B, H, W].
     """
     begin, end = my_share(words)
     channels, rows, columns = words[3], words[4], words[5]
-    tall, wide, pad_y, pad_x, height, width = words[6], words[7], words[8], words[9], words[10], words[11]
-    products = float32(words[12], (channels * tall * wide, words[2], height, width))
-    out = float32(words[13], (words[2], channels, rows, columns))
+    tall, wide, pad_y, pad_x, down, across = words[6], words[7], words[8], words[9], words[10], words[11]
+    height, width = words[12], words[13]
+    products = float32(words[14], (channels * tall * wide, words[2], height, width))
+    out = float32(words[15], (words[2], channels, rows, columns))
     for b in range(begin, end):
         for c in range(channels):
             for y in range(rows):
                 row = out[b, c, y]
                 row[:] = np.float32(0.0)
-                for i in range(max(0, y + pad_y - height + 1), min(tall, y + pad_y + 1)):
+                for i in range(max(0, y + pad_y - down * (height - 1)), min(tall, y + pad_y + 1)):
+                    if (y + pad_y - i) % down:
+                        continue
                     for j in range(wide):
-                        # The tap's value at column x + pad_x - j reaches the input's column x.
-                        first, last = max(0, j - pad_x), min(columns, width + j - pad_x)
+                        # The tap's value at column k reaches the input's column k * across + j - pad_x.
+                        first = max(0, -((j - pad_x) // across))
+                        last = min(width, (columns - 1 + pad_x - j) // across + 1)
                         if first < last:
-                            tap = products[(c * tall + i) * wide + j, b, y + pad_y - i]
-                            _add(row[first:last], tap[first + pad_x - j : last + pad_x - j])
+                            tap = products[(c * tall + i) * wide + j, b, (y + pad_y - i) // down]
+                            start = first * across + j - pad_x
+                            if across == 1:
+                                _add(row[start : start + last - first], tap[first:last])
+                            else:
+                                _add_apart(row, tap[first:last], start, across)

@@ -37,6 +37,7 @@ class MinimalAttack(Attack):
 
     polish: Count = 10
     kinds: ClassVar[tuple[type[ThreatSet], ...]] = (Linf, L2)
+    self_contained: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

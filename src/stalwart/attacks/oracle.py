@@ -12,6 +12,7 @@ from stalwart.attacks.layout import prefers_channels_last
 from stalwart.attacks.losses import Goal
 from stalwart.attacks.team import team
 from stalwart.core.checks import check_logits
+from stalwart.core.crew import go_on
 from stalwart.core.errors import InputError
 from stalwart.core.layout import channels_last
 from stalwart.stochastic import draw_logits, is_random
@@ -155,6 +156,7 @@ class Oracle:
 
 
 def _count(passes: Tensor, index: Tensor, amount: int) -> None:
+    go_on()
     passes.index_add_(0, index, passes.new_full((len(index),), amount))
 
 

@@ -1,6 +1,7 @@
 """Projected gradient descent and its relative BIM."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -38,6 +39,7 @@ class PGD(Attack):
     restarts: Count = 1
     loss: LossName = "ce"
     random_start: bool = True
+    self_contained: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -57,6 +57,7 @@ class Square(BallAttack):
     p_init: Number = 0.8
     horizon: Count | None = None
     loss: Literal["margin", "ce"] = "margin"
+    self_contained: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,15 +14,16 @@ from torch import Tensor
 
 from stalwart.attacks.losses import Goal
 from stalwart.attacks.oracle import Oracle
+from stalwart.core import jit
 from stalwart.core.random import uniform
 from stalwart.sets import ThreatSet
 
-_PASS = 128
+_PASS = 256
 """Rows of a pass up to which proposals of a sample are tried together."""
 _WASTE = 0.05
 """Share of the rows that may be lost on proposals behind an accepted one."""
 _AHEAD = 64
-"""Most proposals of a sample looked at together."""
+"""Most proposals of a sample looked at together, where no loop is compiled."""
 _CHAPTER = 1000
 """Most proposals drawn at a time."""
 
@@ -154,22 +155,9 @@ class _Climb:
         """Try all proposals of each sample, in their order."""
         count, tried = proposals.corner.shape[1], torch.zeros_like(self.index)
         while len(tried) and int(tried.min()) < count:
-            depth, ahead = self._reach(count)
-            number = tried[:, None] + torch.arange(ahead, device=tried.device)
-            place, where = proposals.entries(number)
-            paint = self.sides.gather(1, where.flatten(1)).view(place.shape)
-            new = number < count
-            if not self.oracle.randomised:
-                # A proposal that changes nothing has a known answer.
-                changed = (paint != self.best.gather(1, place.flatten(1)).view(place.shape)).any(2)
-                self.changing += 0.1 * (max(float(changed.float().mean()), 0.01) - self.changing)
-                new &= changed
-            rank = new.cumsum(1)
-            tried += (rank <= depth).sum(1)
-            who, which = (new & (rank <= depth)).nonzero().unbind(1)
+            who, number, z = self._compiled(proposals, tried) if self._compiles() else self._plain(proposals, tried)
             if not len(who):
                 continue
-            z = self.best[who].scatter_(1, place[who, which], paint[who, which])
             fresh, missed = judged(self.oracle, self.goal.select(who), z.view(-1, *self.shape[1:]), self.index[who])
             good = ((fresh > self.value[who]) | missed).nonzero()[:, 0]
             self.rising += 0.1 * (max(len(good) / len(who), 0.001) - self.rising)
@@ -180,16 +168,56 @@ class _Climb:
             first[1:] = owner[1:] != owner[:-1]
             good, owner = good[first], owner[first]
             self.best[owner], self.value[owner] = z[good], fresh[good]
-            tried[owner] = number[owner, which[good]] + 1
-            gone = torch.zeros_like(self.index, dtype=torch.bool)
-            gone[owner[missed[good]]] = True
-            if gone.any():
+            tried[owner] = number[good] + 1
+            if missed[good].any():
+                gone = torch.zeros_like(self.index, dtype=torch.bool)
+                gone[owner[missed[good]]] = True
                 stay = self.leave(gone)
                 tried, proposals = tried[stay], proposals.select(stay)
 
-    def _reach(self, count: int) -> tuple[int, int]:
-        """Return how many proposals of a sample to try together, and among how many to look for them."""
+    def _depth(self) -> int:
+        """Return how many proposals of a sample to try together."""
         if self.oracle.randomised:
-            return 1, 1
-        depth = max(1, min(_PASS // len(self.index), int(1 + 2 * _WASTE / self.rising)))
-        return depth, min(_AHEAD, int(depth / self.changing) + 1 if self.changing < 0.9 else depth, count)
+            return 1
+        return max(1, min(_PASS // len(self.index), int(1 + 2 * _WASTE / self.rising)))
+
+    def _compiles(self) -> bool:
+        return self.best.dtype == torch.float32 and self.best.device.type == "cpu" and jit.available()
+
+    def _compiled(self, proposals: _Proposals, tried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`_plain`, in one compiled loop."""
+        from stalwart.attacks import square_kernels as kernels
+
+        depth, (batch, entries) = self._depth(), self.best.shape
+        number = torch.full((batch * depth,), -1)
+        z = self.best.new_empty(batch * depth, entries)
+        sizes = (entries, *proposals.side.shape[1:], proposals.inside.shape[1], depth, self.oracle.randomised)
+        inputs = (proposals.inside, proposals.corner, proposals.side, self.sides, self.best)
+        jit.run(kernels.following, batch, *sizes, *inputs, tried, number, z)
+        some = (number >= 0).nonzero()[:, 0]
+        if len(some) < len(number):
+            number, z = number[some], z[some]
+        return some // depth, number, z
+
+    def _plain(self, proposals: _Proposals, tried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the next points to look at [R, N], whose they are and which proposals, [R], and move ``tried`` [B] on.
+
+        Those of one sample follow each other, as many as :meth:`_depth` says, fewer towards the end.
+        """
+        depth, count = self._depth(), proposals.corner.shape[1]
+        sure = self.oracle.randomised or self.changing >= 0.9
+        ahead = min(_AHEAD, depth if sure else int(depth / self.changing) + 1, count)
+        number = tried[:, None] + torch.arange(ahead, device=tried.device)
+        place, where = proposals.entries(number)
+        paint = self.sides.gather(1, where.flatten(1)).view(place.shape)
+        new = number < count
+        if not self.oracle.randomised:
+            # A proposal that changes nothing has a known answer.
+            changed = (paint != self.best.gather(1, place.flatten(1)).view(place.shape)).any(2)
+            self.changing += 0.1 * (max(float(changed.float().mean()), 0.01) - self.changing)
+            new &= changed
+        rank = new.cumsum(1)
+        tried += (rank <= depth).sum(1)
+        who, which = (new & (rank <= depth)).nonzero().unbind(1)
+        z = self.best[who].scatter_(1, place[who, which], paint[who, which])
+        return who, number[who, which], z

@@ -2,7 +2,8 @@
 
 import contextlib
 import copy
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from stalwart.attacks.fast_gradients import FastGradients
 from stalwart.attacks.losses import Goal
-from stalwart.core.crew import is_plain, leaves_generator, one_thread_each, side_by_side
+from stalwart.core.crew import is_one_of_many, is_plain, leaves_generator, one_thread_each, side_by_side
 from stalwart.core.layers import is_stack
 from stalwart.core.quick import lean_copy
 
@@ -64,9 +65,15 @@ class Team:
         return torch.cat(values, 1), _joined(logits), clean
 
 
-def at_work(model: nn.Module, x: Tensor) -> contextlib.AbstractContextManager[None]:
-    """Return the context in which a model's team, if it can have one, has a thread for each part of a batch."""
-    return one_thread_each() if _suits(model, x) else contextlib.nullcontext()
+@contextlib.contextmanager
+def at_work(model: nn.Module, x: Tensor) -> Iterator[bool]:
+    """Give each part of a batch a thread, where the model can have a team; the block learns whether it can.
+
+    Whether it can does not depend on the number of threads.
+    """
+    suits = _suits(model, x)
+    with one_thread_each() if suits else contextlib.nullcontext():
+        yield suits
 
 
 def team(model: nn.Module, x: Tensor) -> Team | None:
@@ -100,7 +107,14 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
+def even_parts(batch: int, most: int = _MOST) -> list[int]:
+    """Return the sizes of an even number of nearly equal parts, ``most`` at most; one part where the batch is small."""
+    parts = 1 if batch < _LEAST else 2 * -(-batch // (2 * most))
+    return [batch * (number + 1) // parts - batch * number // parts for number in range(parts)]
+
+
 def _slices(batch: int) -> list[slice]:
-    parts = 1 if batch < _LEAST else 2 * -(-batch // (2 * _MOST))
-    ends = [batch * number // parts for number in range(parts + 1)]
-    return [slice(*ends[number : number + 2]) for number in range(parts)]
+    # What runs beside others leaves them their cores.
+    whole = is_one_of_many() and batch <= _MOST
+    ends = [0, *itertools.accumulate([batch] if whole else even_parts(batch))]
+    return [slice(*pair) for pair in itertools.pairwise(ends)]

@@ -9,6 +9,7 @@ import contextvars
 import functools
 import os
 import queue
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -22,6 +23,7 @@ from stalwart.core.quick import lean_copy
 _FEW = 4
 """Threads up to which parts of one batch keep each of them busy."""
 _workers: contextvars.ContextVar[int] = contextvars.ContextVar("stalwart_workers", default=1)
+_failed: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("stalwart_failed", default=None)
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -106,18 +108,57 @@ def one_thread_each() -> Iterator[None]:
 
 
 def side_by_side(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
-    """Return ``work(job)`` of each job, in order; inside :func:`one_thread_each` in as many threads as torch had."""
+    """Return ``work(job)`` of each job, in order; inside :func:`one_thread_each` in as many threads as torch had.
+
+    Work that calls this function in turn has its jobs done one after the other, in its own thread, and finds that it
+    :func:`is_one_of_many`. Once a job has failed, or the caller is interrupted, the others end at their next :func:`go_on`.
+    """
     workers = _workers.get()
-    if workers == 1 or len(jobs) == 1:
-        return [work(job) for job in jobs]
-    context = contextvars.copy_context()
+    if len(jobs) == 1:
+        return [work(jobs[0])]
+    failed = threading.Event()
+
+    def alone(job: Job) -> Result:
+        _workers.set(1)
+        _failed.set(failed)
+        try:
+            return work(job)
+        except BaseException:
+            failed.set()
+            raise
+
+    if workers == 1:
+        return [contextvars.copy_context().run(alone, job) for job in jobs]
+
     pool = _pool(os.getpid(), workers)
-    waiting = [pool.submit(context.copy().run, work, job) for job in jobs[1:]]
+    waiting = [pool.submit(contextvars.copy_context().run, alone, job) for job in jobs[1:]]
     try:
-        first = work(jobs[0])
+        first = [contextvars.copy_context().run(alone, jobs[0])]
+    except _GivenUpError:
+        first = []  # the one that failed is among the others
     finally:
         wait(waiting)
-    return [first, *(one.result() for one in waiting)]
+    errors = [one.exception() for one in waiting]
+    for error in errors:
+        if error is not None and not isinstance(error, _GivenUpError):
+            raise error
+    return [*first, *(one.result() for one in waiting)]
+
+
+def is_one_of_many() -> bool:
+    """Tell whether this is one job of several of :func:`side_by_side`, whatever the number of threads."""
+    return _failed.get() is not None
+
+
+def go_on() -> None:
+    """End this job where another one of the same :func:`side_by_side` has failed; long work calls it now and then."""
+    failed = _failed.get()
+    if failed is not None and failed.is_set():
+        raise _GivenUpError
+
+
+class _GivenUpError(Exception):
+    """A job whose result nobody waits for any more."""
 
 
 @functools.cache
