@@ -63,7 +63,7 @@ def table(path):
 def test_train_evaluate_report(stalwart, copied, quick, tmp_path):
     kept = {"recipe.yaml", "model.safetensors", "metrics.jsonl", "checkpoint/latest.safetensors"}
     assert files(copied) == kept
-    said = stalwart("evaluate", copied, *quick, "--eps", "2/255", "--curve", "0.1,0.2")
+    said = stalwart("evaluate", copied, *quick, "--eps", "2/255", "--curve", "0.1,0.2", "--chips", 1)
     assert (said.code, said.err) == (0, "")
     assert "digits-natural  clean" in said.out
     assert files(copied) == kept | {"report.json", "index.html", "samples.csv"}
@@ -73,6 +73,7 @@ def test_train_evaluate_report(stalwart, copied, quick, tmp_path):
     assert run["recipe"]["evaluation"]["eps"] == 2 / 255, "the report holds the options that were used"
     assert [point["eps"] for point in run["evaluation"]["curve"]] == [0.0, 2 / 255, 0.1, 0.2]
     assert len(run["training"]) == 2
+    assert {row["chips"] for row in run["hardware"]["rows"] if not row["refused"]} == {1}
     rows = table(copied / "samples.csv")
     assert len(rows) == 12
     assert sum(int(row["worst"]) for row in rows) == run["evaluation"]["worst"]["correct"]

@@ -47,10 +47,11 @@ def test_a_run_becomes_a_spiking_run_and_files(stalwart, refused, trained, tmp_p
     assert recipe["conversion"]["steps"] == 6
     record = json.loads((snn / "conversion.json").read_text())
     assert len(record["replaced"]) == 4
-    said = stalwart("evaluate", snn, "--suite", "quick", "--samples", 6, "--device", "cpu")
+    said = stalwart("evaluate", snn, "--suite", "quick", "--samples", 6, "--chips", 1, "--device", "cpu")
     assert said.code == 0, said.err
     (run,) = Report.load(snn).runs
     assert run.conversion is not None
+    assert run.hardware is not None
     assert [one.layer for one in run.conversion.replaced] == [one["layer"] for one in record["replaced"]]
     assert "Conversion" in (snn / "index.html").read_text()
 

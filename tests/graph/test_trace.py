@@ -7,8 +7,10 @@ from torch.nn import functional as F
 
 from stalwart.core.errors import InputError
 from stalwart.core.random import generator
-from stalwart.graph import trace
+from stalwart.graph import export, trace
+from stalwart.graph.export import PLAIN, decomposed, operators, programs_of
 from stalwart.graph.graph import evaluate
+from stalwart.graph.trace import _Reader
 from stalwart.models import build_model
 
 
@@ -295,3 +297,58 @@ def test_a_description_tells_options_and_wiring_apart():
     assert len(set(texts)) == len(functions)
     assert "\n".join(trace(Calls(functions[0]), x).describe()) == texts[0]
     assert "0x" not in "".join(texts)
+
+
+class Plain(nn.Module):
+    """Every operator that is read without being written out, but for those on sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.same, self.norm = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3, padding="same"), nn.BatchNorm2d(2)
+        self.linear, self.prelu = nn.Linear(2 * 4, 5), nn.PReLU()
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.same(self.conv(x))))
+        x = F.adaptive_avg_pool2d(F.avg_pool2d(F.max_pool2d(x, 3, 1), 2, 1), (2, 2))
+        x = self.linear(x.flatten(1))
+        for function in (
+            F.leaky_relu, F.hardtanh, F.sigmoid, F.tanh, F.gelu, F.silu, F.softplus, F.elu, F.relu6, self.prelu,
+            torch.abs, torch.sign, torch.exp, torch.log, torch.sqrt, torch.reciprocal, torch.erf, torch.square,
+            torch.sin, torch.cos, torch.neg,
+        ):  # fmt: skip
+            x = x + function(x)
+        x = torch.cat([torch.maximum(x, x.flip(1)), torch.minimum(x.clamp(-1, 1), x.clamp_min(0))], 1)
+        return x * 2 - x / (1 + x**4) + x.sum(1, keepdim=True) * x.mean(1, keepdim=True)
+
+
+def test_plain_operators_read_the_same_written_out_or_not(monkeypatch):
+    met = set()
+    for model, shape in ((Plain(), (1, 9, 9)), (nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten()), (1, 5))):
+        (program, _), (batch, _) = programs_of(model.eval(), torch.rand(1, *shape))
+        met |= operators(program)
+        short = decomposed(program)
+        with monkeypatch.context() as patch:
+            patch.setattr(export, "PLAIN", frozenset())
+            full = decomposed(program)
+        assert short is program
+        assert full is not program
+        assert facts(_Reader(short, batch).graph()) == facts(_Reader(full, batch).graph())
+    assert met == PLAIN
+
+
+def facts(graph):
+    """Return all that a graph says but for the names of its nodes."""
+    number = {node: f"node {place}" for place, node in enumerate(graph.nodes)}
+
+    def plain(value):
+        if isinstance(value, list | tuple):
+            return [plain(one) for one in value]
+        return number.get(value, value)
+
+    def rest(node):
+        return node.shape, node.batched, node.path, graph.sources.get(node.name)
+
+    return [
+        (node.op, node.target, plain(node.args), {key: plain(one) for key, one in node.kwargs.items()}, *rest(node))
+        for node in graph.nodes
+    ]

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from stalwart.recipes import load_recipe
 from stalwart.recipes.runs import Source, train
+from stalwart.training import Fit
 
 TINY = ("training.epochs=2", "training.limit=96", "training.batch_size=32", "training.checkpoint_seconds=0")
 
@@ -102,6 +103,28 @@ def whole(go, tmp_path_factory):
         return folders[kind]
 
     return folder
+
+
+@pytest.fixture
+def go_killed(go, monkeypatch):
+    """Return a function that trains as ``go`` does, up to a kill after so many checkpoints."""
+
+    def killed(words, folder, after):
+        save, count = Fit._save, 0
+
+        def dying(self):
+            nonlocal count
+            save(self)
+            count += 1
+            if count == after:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Fit, "_save", dying)
+            with pytest.raises(KeyboardInterrupt):
+                go(words, folder)
+
+    return killed
 
 
 @pytest.fixture(scope="session")

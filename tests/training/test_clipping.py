@@ -140,25 +140,13 @@ def test_a_pattern_that_matches_nothing_is_refused_at_the_start(tmp_path):
         fit(tmp_path, clip_weights={"limit": 0.1, "only": "heed.*"})
 
 
-def test_a_resumed_run_is_the_same(go, same, tmp_path, monkeypatch):
+def test_a_resumed_run_is_the_same(go, go_killed, same, tmp_path):
     words = (
         "digits-natural", "training.epochs=2", "training.limit=96", "training.batch_size=32",
         "training.checkpoint_seconds=0", "training.clip_weights=0.05",
     )  # fmt: skip
     go(words, tmp_path / "whole")
-    save, count = Fit._save, 0
-
-    def dying(self):
-        nonlocal count
-        save(self)
-        count += 1
-        if count == 4:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Fit, "_save", dying)
-        with pytest.raises(KeyboardInterrupt):
-            go(words, tmp_path / "killed")
+    go_killed(words, tmp_path / "killed", 4)
     go(words, tmp_path / "killed", resume=True)
     same(tmp_path / "killed", tmp_path / "whole")
     assert largest(load_file(tmp_path / "whole" / "model.safetensors")) == pytest.approx(0.05)

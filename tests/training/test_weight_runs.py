@@ -2,8 +2,6 @@
 
 import pytest
 
-from stalwart.training import Fit
-
 TINY = ("training.epochs=2", "training.limit=96", "training.batch_size=32", "training.checkpoint_seconds=0")
 
 
@@ -18,21 +16,9 @@ TINY = ("training.epochs=2", "training.limit=96", "training.batch_size=32", "tra
         "{name: abcd, steps: 2}",
     ],
 )
-def test_a_resumed_run_is_the_same(objective, go, same, tmp_path, monkeypatch):
+def test_a_resumed_run_is_the_same(objective, go, go_killed, same, tmp_path):
     words = ("digits-natural", *TINY, f"objective={objective}", "training.clip_weights=0.2", "training.ema=0.5")
     go(words, tmp_path / "whole")
-    save, count = Fit._save, 0
-
-    def dying(self):
-        nonlocal count
-        save(self)
-        count += 1
-        if count == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Fit, "_save", dying)
-        with pytest.raises(KeyboardInterrupt):
-            go(words, tmp_path / "killed")
+    go_killed(words, tmp_path / "killed", 2)
     go(words, tmp_path / "killed", resume=True)
     same(tmp_path / "killed", tmp_path / "whole")
