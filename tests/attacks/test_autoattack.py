@@ -1,6 +1,7 @@
 """AutoAttack: exact on linear models, in any norm and with any number of classes; survivors, costs, tally, determinism."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -205,10 +206,10 @@ class Recording(nn.Module):
 def test_larger_radii_end_in_the_ball_and_help_or_do_no_harm(digits):
     model, x, y = digits
     for size in (0.8, 1.5):
-        within = sw.L1(size)
-        plain, larger = (
-            sw.attack("apgd", steps=60, larger_radii=wide)(model, x, y, within=within) for wide in (False, True)
-        )
-        assert within.contains(x, larger.x_adv).all()
-        assert (larger.cost.backwards <= 60).all()
-        assert larger.success.sum() >= plain.success.sum() - 2
+        within, broken = sw.L1(size), {False: 0, True: 0}
+        for seed, wide in itertools.product(range(4), (False, True)):
+            found = sw.attack("apgd", steps=60, larger_radii=wide)(model, x, y, within=within, seed=seed)
+            assert within.contains(x, found.x_adv).all()
+            assert (found.cost.backwards <= 60).all()
+            broken[wide] += int(found.success.sum())
+        assert broken[True] >= broken[False] - 2 * 4, "two images a run at most"

@@ -53,7 +53,7 @@ def test_parts_give_what_the_whole_gives(two_threads):
     assert (oracle.backwards == 2).all()
 
 
-@pytest.mark.parametrize("name", ["apgd", "fab", "square", "pgd", "ddn"])
+@pytest.mark.parametrize("name", ["apgd", "fab", "square", "pgd", "deepfool"])
 def test_the_number_of_threads_changes_no_bit(two_threads, name):
     model, steps = network(), {"queries" if name == "square" else "steps": 25}
     found = [sw.attack(name, **steps)(model, X, Y, within=sw.Linf(0.01), seed=3)]
