@@ -6,12 +6,11 @@ from torch import nn
 from traces import snapshot
 
 import stalwart as sw
-from stalwart.attacks.hyperplane import least_change
+from stalwart.attacks.hyperplanes import steps_to_hyperplanes
 from stalwart.attacks.minimal import MinimalAttack
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.random import generator
 
-ORDER = {"linf": torch.inf, "l2": 2, "l1": 1}
 BALLS = {"linf": sw.Linf, "l2": sw.L2, "l1": sw.L1}
 QUICK = {
     "deepfool": {},
@@ -32,50 +31,6 @@ KNOWN = {
 PAIRS = [(name, kind) for name, kinds in KNOWN.items() for kind in kinds]
 
 
-def by_bisection(gap, slope, lower, upper, norm):
-    """Return the least size of a change that closes the gap, by halving the radius of the ball; the slow twin."""
-    low, high = 0.0, 1e3
-    for _ in range(200):
-        middle = (low + high) / 2
-        if norm == "linf":
-            move = slope.sign() * middle
-        elif norm == "l2":
-            # The best point of ball and box is clip(t s), for the largest t inside the ball; t by halving too.
-            small, large = 0.0, 1e9
-            for _ in range(100):
-                t = (small + large) / 2
-                inside = torch.minimum(torch.maximum(t * slope, lower), upper).norm() <= middle
-                small, large = (t, large) if inside else (small, t)
-            move = small * slope
-        else:
-            budget, move = middle, torch.zeros_like(slope)
-            for i in slope.abs().argsort(descending=True):
-                move[i] = slope[i].sign() * min(budget, float(upper[i] if slope[i] > 0 else -lower[i]))
-                budget -= abs(float(move[i]))
-        gained = (slope * torch.minimum(torch.maximum(move, lower), upper)).sum()
-        low, high = (low, middle) if gained >= gap else (middle, high)
-    return high
-
-
-@pytest.mark.parametrize("norm", ORDER)
-def test_the_least_change_is_that_of_the_slow_twin(norm):
-    source = generator(3)
-    slope = torch.randn(6, 7, generator=source, dtype=torch.float64)
-    slope[0, :3] = 0
-    lower, upper = -torch.rand(6, 7, generator=source).double(), torch.rand(6, 7, generator=source).double()
-    upper[1, 2] = lower[2, 4] = 0
-    most = (slope * torch.where(slope > 0, upper, lower)).sum(1)
-    gap = most * torch.tensor([0.1, 0.4, 0.7, 0.95, 0.0, 1.5], dtype=torch.float64)
-    change, left = least_change(gap, slope, lower, upper, norm)
-    assert ((change >= lower) & (change <= upper)).all()
-    assert torch.allclose((slope * change).sum(1) + left, gap, atol=1e-9)
-    assert torch.allclose(left[:5], torch.zeros(5, dtype=torch.float64), atol=1e-9)
-    assert torch.allclose(left[5], gap[5] - most[5], atol=1e-9), "a gap too wide for the box leaves the rest"
-    for one in range(4):
-        twin = by_bisection(gap[one], slope[one], lower[one], upper[one], norm)
-        assert float(change[one].norm(p=ORDER[norm])) == pytest.approx(twin, rel=1e-6)
-
-
 def linear(classes, boxed, width=6):
     """Return a linear model, inputs, labels and their box; half of the boxed inputs lie on a face."""
     torch.manual_seed(classes)
@@ -91,8 +46,8 @@ def distances(model, x, y, box, norm):
     for k in range(z.shape[1]):
         slope = (model.weight[k][None] - model.weight[y]).detach()
         gap = z.gather(1, y[:, None])[:, 0] - z[:, k]
-        change, left = least_change(gap, slope, box["low"] - x, box["high"] - x, norm)
-        size = change.norm(p=ORDER[norm], dim=1).masked_fill((left > 1e-9) | (y == k), torch.inf)
+        _, sizes, short = steps_to_hyperplanes(norm, x, slope[:, None], gap[:, None], **box)
+        size = sizes[:, 0].masked_fill((short[:, 0] > 1e-9) | (y == k), torch.inf)
         free = gap / slope.norm(p={"linf": 1, "l2": 2, "l1": torch.inf}[norm], dim=1)
         binds = torch.where(size < best, size > 1.001 * free, binds)
         best = torch.minimum(best, size)
