@@ -2,17 +2,15 @@
 
 import pytest
 import torch
+from exact import BALLS, distances, linear, radii_around
 from torch import nn
 from traces import snapshot
 
 import stalwart as sw
-from stalwart.attacks.hyperplane import least_change
 from stalwart.attacks.minimal import MinimalAttack
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.random import generator
 
-ORDER = {"linf": torch.inf, "l2": 2, "l1": 1}
-BALLS = {"linf": sw.Linf, "l2": sw.L2, "l1": sw.L1}
 QUICK = {
     "deepfool": {},
     "ddn": {"steps": 20},
@@ -20,6 +18,7 @@ QUICK = {
     "cw": {"steps": 20, "searches": 3},
     "hopskipjump": {"queries": 300},
     "sparsefool": {},
+    "fab": {"steps": 10},
 }
 KNOWN = {
     "deepfool": (sw.Linf, sw.L2),
@@ -28,80 +27,9 @@ KNOWN = {
     "cw": (sw.L2,),
     "hopskipjump": (sw.Linf, sw.L2),
     "sparsefool": (sw.L1, sw.L0),
+    "fab": (sw.Linf, sw.L2, sw.L1),
 }
 PAIRS = [(name, kind) for name, kinds in KNOWN.items() for kind in kinds]
-
-
-def by_bisection(gap, slope, lower, upper, norm):
-    """Return the least size of a change that closes the gap, by halving the radius of the ball; the slow twin."""
-    low, high = 0.0, 1e3
-    for _ in range(200):
-        middle = (low + high) / 2
-        if norm == "linf":
-            move = slope.sign() * middle
-        elif norm == "l2":
-            # The best point of ball and box is clip(t s), for the largest t inside the ball; t by halving too.
-            small, large = 0.0, 1e9
-            for _ in range(100):
-                t = (small + large) / 2
-                inside = torch.minimum(torch.maximum(t * slope, lower), upper).norm() <= middle
-                small, large = (t, large) if inside else (small, t)
-            move = small * slope
-        else:
-            budget, move = middle, torch.zeros_like(slope)
-            for i in slope.abs().argsort(descending=True):
-                move[i] = slope[i].sign() * min(budget, float(upper[i] if slope[i] > 0 else -lower[i]))
-                budget -= abs(float(move[i]))
-        gained = (slope * torch.minimum(torch.maximum(move, lower), upper)).sum()
-        low, high = (low, middle) if gained >= gap else (middle, high)
-    return high
-
-
-@pytest.mark.parametrize("norm", ORDER)
-def test_the_least_change_is_that_of_the_slow_twin(norm):
-    source = generator(3)
-    slope = torch.randn(6, 7, generator=source, dtype=torch.float64)
-    slope[0, :3] = 0
-    lower, upper = -torch.rand(6, 7, generator=source).double(), torch.rand(6, 7, generator=source).double()
-    upper[1, 2] = lower[2, 4] = 0
-    most = (slope * torch.where(slope > 0, upper, lower)).sum(1)
-    gap = most * torch.tensor([0.1, 0.4, 0.7, 0.95, 0.0, 1.5], dtype=torch.float64)
-    change, left = least_change(gap, slope, lower, upper, norm)
-    assert ((change >= lower) & (change <= upper)).all()
-    assert torch.allclose((slope * change).sum(1) + left, gap, atol=1e-9)
-    assert torch.allclose(left[:5], torch.zeros(5, dtype=torch.float64), atol=1e-9)
-    assert torch.allclose(left[5], gap[5] - most[5], atol=1e-9), "a gap too wide for the box leaves the rest"
-    for one in range(4):
-        twin = by_bisection(gap[one], slope[one], lower[one], upper[one], norm)
-        assert float(change[one].norm(p=ORDER[norm])) == pytest.approx(twin, rel=1e-6)
-
-
-def linear(classes, boxed, width=6):
-    """Return a linear model, inputs, labels and their box; half of the boxed inputs lie on a face."""
-    torch.manual_seed(classes)
-    model = nn.Linear(width, classes).double()
-    x = torch.rand(12, width, generator=generator(classes), dtype=torch.float64)
-    x, box = ((1.6 * x - 0.3).clamp(0, 1), (0.0, 1.0)) if boxed else (2 * x - 1, (-4.0, 4.0))
-    return model, x, model(x).argmax(1), {"low": box[0], "high": box[1]}
-
-
-def distances(model, x, y, box, norm):
-    """Return the exact distance of the nearest adversarial point inside the box, and whether a face binds there."""
-    z, best, binds = model(x).detach(), torch.full((len(x),), torch.inf, dtype=torch.float64), torch.zeros(len(x)) > 0
-    for k in range(z.shape[1]):
-        slope = (model.weight[k][None] - model.weight[y]).detach()
-        gap = z.gather(1, y[:, None])[:, 0] - z[:, k]
-        change, left = least_change(gap, slope, box["low"] - x, box["high"] - x, norm)
-        size = change.norm(p=ORDER[norm], dim=1).masked_fill((left > 1e-9) | (y == k), torch.inf)
-        free = gap / slope.norm(p={"linf": 1, "l2": 2, "l1": torch.inf}[norm], dim=1)
-        binds = torch.where(size < best, size > 1.001 * free, binds)
-        best = torch.minimum(best, size)
-    return best, binds
-
-
-def radii_around(exact):
-    """Return radii of which half are too small and half large enough, by 3 %."""
-    return exact.nan_to_num(posinf=1.0) * torch.where(torch.arange(len(exact)) % 2 == 0, 0.97, 1.03)
 
 
 STRONG = {
@@ -110,29 +38,31 @@ STRONG = {
     "fmn": {"steps": 120},
     "cw": {"steps": 450, "searches": 6, "start": 0.3},
     "hopskipjump": {"queries": 6000},
+    "sparsefool": {},
+    "fab": {"steps": 20},
+    "fab-t": {"steps": 20, "targeted": True},
 }
+LINEAR = [
+    *[("deepfool", norm, classes) for norm in ("linf", "l2") for classes in (2, 5)],
+    *[(name, norm, classes) for name in ("fmn", "fab", "fab-t") for norm in BALLS for classes in (2, 5)],
+    ("ddn", "l2", 2),
+    ("ddn", "l2", 5),
+    ("cw", "l2", 5),
+    # Decisions alone do not tell which of several boundaries is nearest, nor does the nearest in l2 tell the nearest in l1.
+    ("hopskipjump", "linf", 2),
+    ("hopskipjump", "l2", 2),
+    ("sparsefool", "l1", 2),
+]
 
 
 @pytest.mark.parametrize("boxed", [False, True])
-@pytest.mark.parametrize(
-    ("name", "norm", "classes"),
-    [
-        *[("deepfool", norm, classes) for norm in ("linf", "l2") for classes in (2, 5)],
-        *[("fmn", norm, classes) for norm in ("linf", "l2", "l1") for classes in (2, 5)],
-        ("ddn", "l2", 2),
-        ("ddn", "l2", 5),
-        ("cw", "l2", 5),
-        # Decisions alone do not tell which of several boundaries is nearest.
-        ("hopskipjump", "linf", 2),
-        ("hopskipjump", "l2", 2),
-    ],
-)
+@pytest.mark.parametrize(("name", "norm", "classes"), LINEAR)
 def test_the_nearest_point_of_a_linear_model_is_found(name, norm, classes, boxed):
     model, x, y, box = linear(classes, boxed)
     exact, binds = distances(model, x, y, box, norm)
     assert binds.any() == boxed, "the box must bind for some samples, and only where it is meant to"
     radius = radii_around(exact)
-    result = sw.attack(name, **STRONG[name])(model, x, y, within=BALLS[norm](radius, **box))
+    result = sw.attack(name.removesuffix("-t"), **STRONG[name])(model, x, y, within=BALLS[norm](radius, **box))
     reachable = exact.isfinite()
     assert torch.equal(result.distance.isfinite(), reachable)
     ratio = (result.distance / exact)[reachable]
@@ -363,5 +293,8 @@ def test_all_minimal_attacks_are_in_these_tests():
     from stalwart.attacks.table import ATTACKS
     from stalwart.core.registry import lookup
 
-    minimal = {name for name in ATTACKS if issubclass(lookup("attack", ATTACKS, name), MinimalAttack)}
-    assert minimal >= set(KNOWN)
+    minimal = {name: lookup("attack", ATTACKS, name) for name in ATTACKS}
+    kinds = {name: set(found.kinds) for name, found in minimal.items() if issubclass(found, MinimalAttack)}
+    assert kinds == {name: set(found) for name, found in KNOWN.items()}
+    pairs = {(name, kind.name) for name, found in kinds.items() for kind in found if kind is not sw.L0}
+    assert pairs == {(name.removesuffix("-t"), norm) for name, norm, _ in LINEAR}

@@ -14,6 +14,7 @@ from stalwart.attacks.base import Attack, Count
 from stalwart.attacks.losses import Goal, LossName
 from stalwart.attacks.oracle import Oracle
 from stalwart.core.errors import InputError, UsageError
+from stalwart.core.hooks import removing
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import generator
 from stalwart.sets import Linf, ThreatSet
@@ -140,14 +141,10 @@ def _adapted(model: nn.Module, mass: float) -> Iterator[list[AdaptiveAtan]]:
     surrogates = [AdaptiveAtan(mass) for _ in layers]
     # A watched network passes as a whole; in parts, M and D of one part would meet those of another.
     hooks = [layer.register_forward_hook(lambda module, inputs, out: None) for layer in layers]
-    try:
-        with restored(layers):
-            for layer, surrogate in zip(layers, surrogates, strict=True):
-                layer.choose(surrogate, "bptt")
-            yield surrogates
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with removing(hooks), restored(layers):
+        for layer, surrogate in zip(layers, surrogates, strict=True):
+            layer.choose(surrogate, "bptt")
+        yield surrogates
 
 
 def _lif_layers(model: nn.Module) -> list[LIF]:

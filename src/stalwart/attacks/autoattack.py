@@ -38,8 +38,8 @@ def member(name: str, version: Version, norm: str) -> tuple[str, dict[str, Any]]
         "apgd-ce": ("apgd", {"loss": "ce", "restarts": restarts, **larger}),
         "apgd-dlr": ("apgd", {"loss": "dlr", "restarts": restarts}),
         "apgd-t": ("apgd", {"loss": "targeted-dlr", "targets": 5 if wide else 9, **larger}),
-        "fab": ("fab", {"restarts": restarts}),
-        "fab-t": ("fab", {"targeted": True}),
+        "fab": ("fab", {"early": True, "restarts": restarts}),
+        "fab-t": ("fab", {"early": True, "targeted": True}),
         "square": ("square", {"queries": 5000, "horizon": _HORIZON}),
     }
     return members[name]

@@ -24,7 +24,7 @@ from stalwart.core.random import derive
 from stalwart.sets import L1, L2, Linf, RelativeBox, ThreatSet
 from stalwart.spiking import find_surrogate, gradients
 from stalwart.spiking.modes import BACKWARDS
-from stalwart.stochastic import scores
+from stalwart.stochastic import passes, scores
 from stalwart.stochastic.rules import Rule
 
 JUDGE_DRAWS = 20
@@ -214,7 +214,7 @@ class Attack(Gradients):
         rule: Rule = "mean-softmax" if oracle.randomised else "single"
         with torch.no_grad(), FastGradients():
             found = -margin(scores(oracle.model, oracle.arrange(z), rule, draws), y)
-        oracle.forwards += 1 if getattr(oracle.model, "cheap_draws", False) else draws
+        oracle.forwards += passes(oracle.model, draws)
         return found
 
 

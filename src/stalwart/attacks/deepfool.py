@@ -1,15 +1,15 @@
 """DeepFool: from one linearised decision boundary to the next."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from stalwart.attacks.base import Count
 from stalwart.attacks.gaps import gaps
-from stalwart.attacks.hyperplane import least_change
+from stalwart.attacks.hyperplanes import Norm, steps_to_hyperplanes
 from stalwart.attacks.minimal import MinimalAttack, drawn_in
-from stalwart.attacks.nearest_class import ORDER
 from stalwart.attacks.oracle import Oracle
 from stalwart.core.numbers import Number, require
 from stalwart.sets import ThreatSet
@@ -22,10 +22,10 @@ class DeepFool(MinimalAttack):
 
         k = argmin over k != y of the least r with <grad z_k - grad z_y, r> = z_y - z_k;  x <- x_0 + (1 + overshoot) Σ r
 
-    r is the least step inside the box (:func:`least_change`), not a step that is clipped afterwards as published, so that on a
-    linear model the first one leads to the nearest point of the box. Samples that have crossed leave the batch. Then, which
-    goes beyond the published algorithm, the boundary is linearised where it was crossed, and the nearest point of that plane to
-    x_0 is taken where it is misclassified and nearer.
+    r is the least step inside the box (:mod:`stalwart.attacks.hyperplanes`), not one that is clipped afterwards as published,
+    so that on a linear model the first one leads to the nearest point of the box. Samples that have crossed leave the batch.
+    Then, which goes beyond the published algorithm, the boundary is linearised where it was crossed, and the nearest point of
+    that plane to x_0 is taken where it is misclassified and nearer.
     Source: Moosavi-Dezfooli, Fawzi, Frossard, CVPR 2016 (arXiv 1511.04599), algorithm 2 and equations 10 and 11.
 
     Attributes:
@@ -49,12 +49,13 @@ class DeepFool(MinimalAttack):
 
     def search(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, samples: Tensor, seed: int) -> Tensor:
         """Return where each sample first crossed the boundary, or the nearer point of the plane there."""
-        z = cross(oracle, x, y, within, within.name, samples, self.steps, self.overshoot, self.classes)
+        norm = cast(Norm, within.name)
+        z = cross(oracle, x, y, within, norm, samples, self.steps, self.overshoot, self.classes)
         for _ in range(self.refine):
             z, _ = drawn_in(oracle, x, z, y, within, samples, self.polish)
             gap, slope, _ = gaps(oracle, z, y, samples, 1)
             need = (slope[:, 0] * (z - x)).flatten(1).sum(1) + gap[:, 0]
-            step = nearest_step(need[:, None].clamp_min(0), slope, x, within, within.name)
+            step = nearest_step(need[:, None].clamp_min(0), slope, x, within, norm)
             closer = (x + (1 + self.overshoot) * step).clamp(within.low, within.high)
             closer, wrong = drawn_in(oracle, x, closer, y, within, samples, self.polish)
             better = wrong & (within.distance(x, closer) < within.distance(x, z))
@@ -67,7 +68,7 @@ def cross(
     x: Tensor,
     y: Tensor,
     within: ThreatSet,
-    norm: str,
+    norm: Norm,
     samples: Tensor,
     steps: int,
     overshoot: float,
@@ -99,17 +100,9 @@ def cross(
     return found
 
 
-def nearest_step(gap: Tensor, slope: Tensor, z: Tensor, within: ThreatSet, norm: str) -> Tensor:
+def nearest_step(gap: Tensor, slope: Tensor, z: Tensor, within: ThreatSet, norm: Norm) -> Tensor:
     """Return the least step [B, ...] from z inside the box that closes one of the gaps [B, C] of slopes [B, C, ...]."""
-    classes = gap.shape[1]
-    flat = z.flatten(1).repeat_interleave(classes, 0)
-    change, missing = least_change(
-        gap.flatten(), slope.flatten(2).flatten(0, 1), within.low - flat, within.high - flat, norm
-    )
-    size = change.norm(p=ORDER[norm], dim=1).reshape(gap.shape)
+    change, size, short = steps_to_hyperplanes(norm, z.flatten(1), slope.flatten(2), gap, within.low, within.high)
     # A class that the linearised network cannot reach inside the box comes after all that it can, the nearest first.
-    short = (missing.reshape(gap.shape) / gap.clamp_min(torch.finfo(gap.dtype).tiny)).clamp(0, 1)
-    rank = torch.where(short > 1e-4, 1e6 * (1 + short), size)
-    best = rank.argmin(1)
-    rows = torch.arange(len(z), device=z.device)
-    return change.reshape(len(z), classes, -1)[rows, best].reshape(z.shape)
+    best = torch.where(short > 1e-4, 1e6 * (1 + short), size).argmin(1)
+    return change[torch.arange(len(z), device=z.device), best].reshape(z.shape)

@@ -1,42 +1,28 @@
 """The fast adaptive boundary attack: the nearest misclassified point, by steps to linearised decision boundaries."""
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from stalwart.attacks.base import BallAttack, Count
-from stalwart.attacks.guard import undisturbed
+from stalwart.attacks.base import Attack, AttackResult, Count
 from stalwart.attacks.hyperplanes import Norm, lengths, step_to_hyperplane
 from stalwart.attacks.losses import Goal
+from stalwart.attacks.minimal import MinimalAttack
 from stalwart.attacks.oracle import Oracle
 from stalwart.attacks.restarts import likely_classes, with_siblings
-from stalwart.core.checks import check_images, check_labels
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import generator
-from stalwart.sets import ThreatSet
+from stalwart.sets import L1, L2, Linf, ThreatSet
 from stalwart.sets.base import expand, radii
 
 _SEARCH = 2
 
 
-@dataclass(frozen=True, eq=False)
-class Nearest:
-    """The nearest misclassified points that were found.
-
-    Attributes:
-        x_adv: the points [B, ...]; the clean input where none was found or it is misclassified itself.
-        distance: their distances in the threat set's norm [B]; 0 for clean mistakes, infinite where none was found.
-    """
-
-    x_adv: Tensor
-    distance: Tensor
-
-
 @dataclass(frozen=True, kw_only=True)
-class FAB(BallAttack):
-    """FAB in an linf, l2 or l1 ball: minimise the change under which a sample is misclassified, then compare it with eps.
+class FAB(MinimalAttack):
+    """FAB for linf, l2 and l1: minimise the change under which a sample is misclassified.
 
     Around z_k the decision boundary towards a class t is taken as the hyperplane f_t - f_y = 0, linearised. With d_k the
     shortest step from z_k to it inside the box, e_k that from x, a = |d_k| / (|d_k| + |e_k|) and α = min(a, alpha):
@@ -47,8 +33,8 @@ class FAB(BallAttack):
     search is made for each of the ``targets`` most likely classes, at one backward pass a step, all side by side. A point of
     another class counts whatever the target. At the end a search on the segment to x shortens what was found.
 
-    In a threat set a sample is done as soon as its distance is at most eps. The smallest distance itself, whatever eps is, is
-    found by :meth:`nearest`. The first run starts at x, others at a random point within half of min(eps, distance so far).
+    The first run starts at x, others at a random point within half of min(eps, distance so far). All inputs of a randomised
+    model are searched from: that a few draws misclassify one proves nothing.
     Source: Croce and Hein, ICML 2020 (arXiv 1907.02044), algorithm 1; targets as in their AutoAttack (arXiv 2003.01690).
 
     Attributes:
@@ -59,6 +45,8 @@ class FAB(BallAttack):
         alpha: largest weight α of the step from the clean input, in [0, 1].
         eta: overshooting η, at least 1.
         beta: backward step β, in (0, 1).
+        early: a sample is done as soon as its distance is at most eps, as in AutoAttack, and the result tells no distances.
+        polish: as in :class:`MinimalAttack`; 0 by default, since FAB has a last search of its own.
     """
 
     steps: Count = 100
@@ -68,7 +56,9 @@ class FAB(BallAttack):
     alpha: Number = 0.1
     eta: Number = 1.05
     beta: Number = 0.9
-    self_contained: ClassVar[bool] = True
+    early: bool = False
+    polish: Count = 0
+    kinds = (Linf, L2, L1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,70 +68,37 @@ class FAB(BallAttack):
         require(self.eta >= 1, f"eta must be at least 1, got {self.eta}.")
         require(0 < self.beta < 1, f"beta must lie in (0, 1), got {self.beta}.")
 
-    def run(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> Tensor:
-        """Return the nearest misclassified point of each sample (the shell draws it back to the set), else the clean input.
+    def _attack(self, model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, seed: int, rows: int) -> AttackResult:
+        shell = Attack if self.early else MinimalAttack
+        return shell._attack(self, model, x, y, within, seed, rows)
 
-        Raises:
-            InputError: the threat set is not an linf, l2 or l1 ball.
-        """
-        enough = radii(within.radius, x).to(x.dtype) if oracle.decisive else x.new_full((len(x),), -1.0)
-        return self._search(oracle, x, y, within, seed, enough).x_adv
+    def settled(self, oracle: Oracle, x: Tensor, y: Tensor, samples: Tensor) -> Tensor:
+        """Return which inputs [B] are misclassified; none of a randomised model, of which a few draws prove nothing."""
+        found = super().settled(oracle, x, y, samples)
+        return torch.zeros_like(found) if oracle.randomised else found
 
-    def nearest(
-        self, model: nn.Module, x: Tensor, y: Tensor, within: ThreatSet, seed: int = 0, batch_size: int = 256
-    ) -> Nearest:
-        """Return the nearest misclassified points, whatever the radius of ``within``, which gives norm, box and random starts.
-
-        Args:
-            model: maps [B, ...] to logits [B, K]; left as it was.
-            x: inputs [B, ...] in data units.
-            y: labels [B].
-            within: an linf, l2 or l1 ball.
-            seed: the same seed (and batch size) gives the same result.
-            batch_size: samples attacked together.
-
-        Raises:
-            InputError: NaN, values out of range, wrong shapes, labels that do not exist, another threat set.
-        """
-        check_images(x, within.low, within.high)
-        check_labels(y, len(x))
-        x, y = x.detach().clamp(within.low, within.high), y.long().to(x.device)
-        parts = []
-        with undisturbed(model, seed), self.chosen_gradients(model):
-            for number, index in enumerate(torch.arange(len(x), device=x.device).split(batch_size)):
-                oracle = Oracle(model, x[index], self.eot, self.average, rows=batch_size)
-                check_labels(y, len(x), oracle.classes)
-                never = x.new_full((len(index),), -1.0)
-                own = generator(seed, "chunk", number).initial_seed()
-                parts.append(self._search(oracle, x[index], y[index], within.select(index), own, never))
-        return Nearest(torch.cat([part.x_adv for part in parts]), torch.cat([part.distance for part in parts]))
-
-    def _search(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int, enough: Tensor) -> Nearest:
-        """Run all restarts; a sample is done once its distance is at most ``enough`` [B]."""
-        self.require_ball(within)
-        everyone = torch.arange(len(x), device=x.device)
-        wrong = Goal("margin", y).broken(oracle.logits(x, everyone, oracle.eot).mean(0))
-        if oracle.randomised:
-            wrong = torch.zeros_like(wrong)  # one draw, or a few, prove nothing
-        found, distance = x.clone(), torch.where(wrong, 0.0, torch.inf).to(x.dtype)
+    def search(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, samples: Tensor, seed: int) -> Tensor:
+        """Return the nearest misclassified points of all restarts."""
+        enough = radii(within.radius, x).to(x.dtype) if self.early and oracle.decisive else x.new_zeros(len(x))
+        found, distance = x.clone(), torch.full_like(enough, torch.inf)
         rows = min(self.targets, oracle.classes - 1) if self.targeted else 1
-        order = likely_classes(oracle, x, y)[:, :rows] if self.targeted else None
+        order = likely_classes(oracle, x, y, samples)[:, :rows] if self.targeted else None
         for restart in range(self.restarts):
             start = x
             if restart:
                 reach = 0.5 * radii(within.radius, x).minimum(distance.double())
                 start = within.with_eps(reach).sample(x, generator(seed, "start", restart, device=x.device))
-            alive = ((distance > enough) & (distance > 0)).nonzero()[:, 0]
+            alive = (distance > enough).nonzero()[:, 0]
             for part in alive.split(max(1, oracle.rows // rows)):
-                samples = part.repeat_interleave(rows)
+                at = part.repeat_interleave(rows)
                 aim = None if order is None else order[part].flatten()
-                goal = Goal("margin" if aim is None else "targeted-margin", y[samples], aim)
-                best, short = self._descend(oracle, goal, x[samples], start[samples], within, samples, enough[samples])
+                goal = Goal("margin" if aim is None else "targeted-margin", y[at], aim)
+                best, short = self._descend(oracle, goal, x[at], start[at], within, samples[at], enough[at])
                 least, place = short.view(-1, rows).min(1)
                 better = least < distance[part]
-                at = torch.arange(len(part), device=x.device) * rows + place
-                found[part[better]], distance[part[better]] = best[at[better]], least[better]
-        return Nearest(found, distance)
+                row = torch.arange(len(part), device=x.device) * rows + place
+                found[part[better]], distance[part[better]] = best[row[better]], least[better]
+        return found
 
     def _descend(
         self, oracle: Oracle, goal: Goal, x: Tensor, z: Tensor, within: ThreatSet, samples: Tensor, enough: Tensor

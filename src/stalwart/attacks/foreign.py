@@ -122,11 +122,8 @@ def _counted(oracle: Oracle, x: Tensor) -> Iterator[None]:
         nonlocal backwards
         backwards += len(gradient)
 
-    handle = oracle.model.register_forward_hook(passed)
-    try:
+    with oracle.model.register_forward_hook(passed):
         yield
-    finally:
-        handle.remove()
     oracle.forwards += -(-forwards // len(x))
     oracle.backwards += -(-backwards // len(x))
 

@@ -28,7 +28,7 @@ def step_to_hyperplane(norm: Norm, z: Tensor, slope: Tensor, gap: Tensor, low: f
         l1:   |d_i| = room_i in the order of falling m_i until the gap is bridged.
 
     Σ_i m_i |d_i| is concave in λ and linear between its corners, so that Newton's iteration climbs to λ from below and ends
-    exactly there after a few rounds, without sorting.
+    exactly there after a few rounds, without sorting. All is computed in the dtype of the slope.
 
     Source: Croce and Hein, ICML 2020 (arXiv 1907.02044), section 2.1 and appendix A (which sort).
 
@@ -50,6 +50,26 @@ def step_to_hyperplane(norm: Norm, z: Tensor, slope: Tensor, gap: Tensor, low: f
     return uphill.sign_().mul_(size)
 
 
+def steps_to_hyperplanes(
+    norm: Norm, z: Tensor, slope: Tensor, gap: Tensor, low: float, high: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the shortest steps from each point to several hyperplanes, their lengths, and how far they fall short.
+
+    Args:
+        norm, low, high: as in :func:`step_to_hyperplane`.
+        z: points [B, n] of the box.
+        slope: normals [B, C, n].
+        gap: [B, C], at least 0.
+
+    Returns:
+        steps [B, C, n], lengths [B, C], and the share in [0, 1] of each gap that the box does not let the step close [B, C].
+    """
+    rows, flat, need = z.repeat_interleave(gap.shape[1], 0), slope.flatten(0, 1), gap.flatten()
+    step = step_to_hyperplane(norm, rows, flat, need, low, high)
+    missing = (need - torch.linalg.vecdot(flat, step)) / need.clamp_min(torch.finfo(need.dtype).tiny)
+    return step.view_as(slope), lengths(norm, step).view_as(gap), missing.clamp(0, 1).view_as(gap)
+
+
 def _compiles(z: Tensor, *tensors: Tensor) -> bool:
     tensors = (z, *tensors)
     plain = z.numel() >= _WORTH and all(
@@ -69,8 +89,8 @@ def _compiled_step(z: Tensor, slope: Tensor, gap: Tensor, low: float, high: floa
 
 def _filled(norm: Norm, steepness: Tensor, room: Tensor, reach: Tensor) -> Tensor:
     """Return min(λ rate, room) [B, n] whose product with the steepness is ``reach`` [B]."""
-    rate = None if norm == "linf" else steepness
-    yields = steepness if rate is None else steepness.square()
+    rate = None if norm == "linf" else _scaled(steepness)
+    yields = steepness if rate is None else steepness * rate
     gains = steepness * room
     corner = room if rate is None else (room / rate).nan_to_num_(nan=0.0)
     total = yields.sum(1)
@@ -87,6 +107,12 @@ def _filled(norm: Norm, steepness: Tensor, room: Tensor, reach: Tensor) -> Tenso
         level = after
     amount = level[:, None] if rate is None else (level[:, None] * rate).nan_to_num_(nan=0.0)
     return torch.minimum(amount, room)
+
+
+def _scaled(steepness: Tensor) -> Tensor:
+    """Return steepness [B, n] times a power of two a row, so that its products neither vanish nor overflow."""
+    _, exponent = torch.frexp(steepness.amax(1, keepdim=True))
+    return torch.ldexp(steepness, -exponent.clamp_min(-120))
 
 
 def _knapsack(steepness: Tensor, room: Tensor, reach: Tensor) -> Tensor:

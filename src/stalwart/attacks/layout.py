@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from stalwart.core.hooks import removing
 from stalwart.core.layout import channels_last
 from stalwart.spiking.network import keeping
 
@@ -37,10 +38,6 @@ def fitting_batch(model: nn.Module, x: Tensor) -> int:
             largest = max(largest, out.numel() * out.element_size())
 
     hooks = [module.register_forward_hook(measure) for module in model.modules()]
-    try:
-        with torch.no_grad(), keeping(model):
-            model(x[:1].clone())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with removing(hooks), torch.no_grad(), keeping(model):
+        model(x[:1].clone())
     return min(max(_EASY_BYTES // largest, 32), 512) if x.device.type == "cpu" else 1024

@@ -56,6 +56,10 @@ class MinimalAttack(Attack):
         """
         raise NotImplementedError
 
+    def settled(self, oracle: Oracle, x: Tensor, y: Tensor, samples: Tensor) -> Tensor:
+        """Return which inputs [B] count as misclassified, and so as their own nearest points, that no search is made for."""
+        return misread(oracle, x, y, samples)
+
     def fits(self, model: nn.Module, within: ThreatSet) -> bool:
         """Tell whether the threat set is a ball in a norm that the attack knows."""
         return isinstance(within, self.kinds)
@@ -86,19 +90,22 @@ class MinimalAttack(Attack):
         return dataclasses.replace(self.judged(oracle, x, y, within, z), distance=distance)
 
     def _nearest(self, oracle: Oracle, x: Tensor, y: Tensor, within: ThreatSet, seed: int) -> tuple[Tensor, Tensor]:
-        """Return the nearest points and whether they were seen misclassified, [B] bool."""
+        """Return the nearest points and whether a search took them for misclassified, [B] bool."""
         if not isinstance(within, self.kinds):
             known = ", ".join(kind.__name__ for kind in self.kinds)
             raise InputError(
                 f"{type(self).__name__} looks for nearest points in {known}, not in {within.describe()}; use pgd there."
             )
         everyone = torch.arange(len(x), device=x.device)
-        found = misread(oracle, x, y, everyone)
+        found = self.settled(oracle, x, y, everyone)
         nearest, left = x.clone(), everyone[~found]
         if len(left):
             part, own = x[left], within.select(left)
             z = self.search(oracle, part, y[left], own, left, seed).clamp(within.low, within.high)
-            nearest[left], found[left] = drawn_in(oracle, part, z, y[left], own, left, self.polish)
+            if self.polish:
+                nearest[left], found[left] = drawn_in(oracle, part, z, y[left], own, left, self.polish)
+            else:
+                nearest[left], found[left] = z, (z != part).flatten(1).any(1)
         return nearest, found
 
 

@@ -1,18 +1,17 @@
 """A margin in units of distance: the class whose boundary is nearest leads, not the one whose logit is largest."""
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from stalwart.attacks.gaps import gaps
-from stalwart.attacks.hyperplane import least_change
+from stalwart.attacks.hyperplanes import Norm, steps_to_hyperplanes
 from stalwart.attacks.losses import Goal
 from stalwart.attacks.oracle import Oracle
-from stalwart.sets import ThreatSet
-
-ORDER = {"linf": torch.inf, "l2": 2, "l1": 1}
+from stalwart.sets import L0, ThreatSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +46,12 @@ def distance_goal(
     distances are those in l1.
     """
     gap, slope, likeliest = gaps(oracle, x, y, samples, classes)
-    norm, count = within.name if within.name in ORDER else "l1", gap.shape[1]
-    flat = x.flatten(1).repeat_interleave(count, 0)
-    change, left = least_change(
-        gap.flatten(), slope.flatten(2).flatten(0, 1), within.low - flat, within.high - flat, norm
-    )
-    reached = ((gap.flatten() - left) / gap.flatten().clamp_min(1e-30)).clamp(0, 1)
+    norm = cast(Norm, "l1" if isinstance(within, L0) else within.name)
+    ahead = gap.clamp_min(0)  # fresh draws of a randomised model may have caught up
+    _, distance, short = steps_to_hyperplanes(norm, x.flatten(1), slope.flatten(2), ahead, within.low, within.high)
     # A class that the linearised network does not reach inside the box is as much farther as it falls short.
-    distance = change.norm(p=ORDER[norm], dim=1) / reached.clamp_min(1e-6).square()
-    rate = (gap.flatten() / distance.clamp_min(1e-30)).reshape(gap.shape)
+    distance = distance / (1 - short).clamp_min(1e-6).square()
+    rate = gap / distance.clamp_min(1e-30)
     rate = torch.nan_to_num(rate, posinf=1.0).clamp_min(1e-12)
     scale = rate.amin(1, keepdim=True).expand(-1, oracle.classes).clone()
     return DistanceGoal("margin", y, None, scale.scatter(1, likeliest, rate))

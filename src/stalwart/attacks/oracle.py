@@ -15,7 +15,7 @@ from stalwart.core.checks import check_logits
 from stalwart.core.crew import go_on
 from stalwart.core.errors import InputError
 from stalwart.core.layout import channels_last
-from stalwart.stochastic import draw_logits, is_random
+from stalwart.stochastic import draw_logits, is_random, passes
 
 Average = Literal["loss", "logits", "softmax"]
 
@@ -63,7 +63,7 @@ class Oracle:
         self.decisive = is_target and not self.randomised
         # Draws of a deterministic model are all alike: one is enough.
         self.eot = eot if self.randomised else 1
-        self._passes = 1 if getattr(model, "cheap_draws", False) else self.eot
+        self._passes = passes(model, self.eot)
         self.team = None if self.randomised else team(model, probe)
 
     def arrange(self, x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Oracle:
     @torch.no_grad()
     def logits(self, x: Tensor, index: Tensor, draws: int = 1) -> Tensor:
         """Return logits [draws, B, K] without gradient; ``index`` says which samples these are, some maybe twice."""
-        _count(self.forwards, index, 1 if getattr(self.model, "cheap_draws", False) else draws)
+        _count(self.forwards, index, passes(self.model, draws))
         if self.team is not None and draws == 1:
             return self.team.logits(self.arrange(x))[None]
         # Without gradients only pooling gains by it, and looking at every call costs a small network a tenth of its time.
@@ -155,9 +155,9 @@ class Oracle:
         return goal(logits.log_softmax(-1).logsumexp(0) - torch.tensor(float(len(logits))).log())
 
 
-def _count(passes: Tensor, index: Tensor, amount: int) -> None:
+def _count(spent: Tensor, index: Tensor, amount: int) -> None:
     go_on()
-    passes.index_add_(0, index, passes.new_full((len(index),), amount))
+    spent.index_add_(0, index, spent.new_full((len(index),), amount))
 
 
 def _require_gradient(value: Tensor) -> None:

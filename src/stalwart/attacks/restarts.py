@@ -45,7 +45,7 @@ def worst_of_runs(
     Returns:
         the point [B, ...] of each sample that broke it or else has the largest margin loss.
     """
-    order = likely_classes(oracle, x, y) if loss.startswith("targeted") else None
+    order = likely_classes(oracle, x, y, torch.arange(len(x), device=x.device)) if loss.startswith("targeted") else None
     found, alive = x.clone(), torch.arange(len(x), device=x.device)
     best = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
     for run in range(0, runs, together):
@@ -74,9 +74,9 @@ def with_siblings(done: Tensor, samples: Tensor) -> Tensor:
     return torch.isin(samples, samples[done])
 
 
-def likely_classes(oracle: Oracle, x: Tensor, y: Tensor) -> Tensor:
-    """Return the wrong classes [B, K - 1] from the most likely down."""
-    logits = oracle.logits(x, torch.arange(len(x), device=x.device))[0]
+def likely_classes(oracle: Oracle, x: Tensor, y: Tensor, samples: Tensor) -> Tensor:
+    """Return the wrong classes [B, K - 1] from the most likely down; ``samples`` [B] are these of the oracle's batch."""
+    logits = oracle.logits(x, samples)[0]
     return logits.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)[:, :-1]
 
 

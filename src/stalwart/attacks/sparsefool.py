@@ -8,7 +8,7 @@ from torch import Tensor
 from stalwart.attacks.base import Count
 from stalwart.attacks.deepfool import cross
 from stalwart.attacks.gaps import gaps
-from stalwart.attacks.hyperplane import least_change
+from stalwart.attacks.hyperplanes import step_to_hyperplane
 from stalwart.attacks.minimal import MinimalAttack, misread
 from stalwart.attacks.oracle import Oracle
 from stalwart.core.numbers import Number, require
@@ -68,8 +68,7 @@ class SparseFool(MinimalAttack):
 def _sparse_step(gap: Tensor, slope: Tensor, z: Tensor, within: ThreatSet) -> Tensor:
     """Return z moved by the sparsest change that closes the gap [B] of a slope [B, ...] in the box."""
     if not isinstance(within, L0):
-        flat = z.flatten(1)
-        change, _ = least_change(gap, slope.flatten(1), within.low - flat, within.high - flat, "l1")
+        change = step_to_hyperplane("l1", z.flatten(1), slope.flatten(1), gap, within.low, within.high)
         return (z + change.reshape(z.shape)).clamp(within.low, within.high)
     corner = torch.where(slope > 0, within.high, torch.where(slope < 0, within.low, z))
     gain = slope * (corner - z)

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from stalwart.attacks.around import AroundAttack
 from stalwart.attacks.oracle import Oracle
+from stalwart.core.hooks import removing
 from stalwart.core.random import generator
 from stalwart.sets import ThreatSet
 
@@ -62,12 +63,8 @@ class StraightThrough(AroundAttack):
 def straight_through(model: nn.Module, x: Tensor) -> Iterator[None]:
     """Let gradients go straight through flat steps inside the block; ``x`` [B, ...] are inputs to find submodules with."""
     hooks = [module.register_forward_hook(_as_identity) for module in near_identities(model, x)]
-    try:
-        with _StraightRounding():
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with removing(hooks), _StraightRounding():
+        yield
 
 
 def near_identities(model: nn.Module, x: Tensor) -> list[nn.Module]:
@@ -86,12 +83,8 @@ def near_identities(model: nn.Module, x: Tensor) -> list[nn.Module]:
 
     bare = [module for module in model.modules() if module is not model and not any(True for _ in module.parameters())]
     hooks = [module.register_forward_hook(look) for module in bare]
-    try:
-        with torch.enable_grad():
-            model(x.detach().clone().requires_grad_())
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with removing(hooks), torch.enable_grad():
+        model(x.detach().clone().requires_grad_())
     return found
 
 

@@ -3,15 +3,19 @@
 import os
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from stalwart.bounds.rules.table import rule_of, unsupported
 from stalwart.core import jit
-from stalwart.core.errors import InputError
+from stalwart.core.errors import InputError, UsageError
 from stalwart.core.modes import evaluating
 from stalwart.graph import trace
+from stalwart.interchange import read_onnx
+from stalwart.recipes.foreign import foreign_model
+from stalwart.recipes.runs import Source, load_run
 from stalwart.stochastic import is_random
 
 
@@ -61,3 +65,26 @@ def diagnose(model: nn.Module, shape: tuple[int, ...]) -> tuple[str, bool]:
     else:
         lines += ["Every operator is supported."]
     return "\n".join(lines), not missing
+
+
+def subject(
+    target: Path | None, model: str | None, shape: str | None, source: Source
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """Return the network to look at, a run's, an .onnx file's or a foreign one, and the shape of one of its inputs.
+
+    Raises:
+        UsageError: a foreign model without a shape, or with one that is none.
+        StalwartError: nothing that can be loaded.
+    """
+    if model is not None:
+        if shape is None:
+            raise UsageError("a foreign model needs --shape, that of one input, such as 1,28,28.")
+        if not all(side.strip().isdigit() and int(side) > 0 for side in shape.split(",")):
+            raise UsageError(f"--shape must be positive integers such as 1,28,28, got '{shape}'.")
+        return foreign_model(model, None), tuple(int(side) for side in shape.split(","))
+    assert target is not None
+    if target.suffix == ".onnx":
+        onnx = read_onnx(target)
+        return onnx, onnx.input_shape
+    _, network, data = load_run(target, source)
+    return network, data.shape

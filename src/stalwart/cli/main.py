@@ -9,7 +9,7 @@ import typer
 
 from stalwart.cli.memory import keep_memory
 from stalwart.cli.options import Address, DataDir, Device, NoDownload, Out, Overrides, Workers
-from stalwart.cli.summary import print_comparison, print_runs
+from stalwart.cli.summary import print_comparison, print_report, print_runs
 from stalwart.core.errors import RunsFailedError, StalwartError, UsageError
 
 _INTERRUPTED = 130
@@ -147,13 +147,10 @@ def evaluate(
     no_download: NoDownload = False,
 ) -> None:
     """Attack a trained run or a foreign model, and write its report."""
-    from stalwart.cli.scaling import crew
-    from stalwart.recipes import judging, runs
-    from stalwart.recipes.foreign import foreign_model
-    from stalwart.recipes.load import parse_evaluation
-    from stalwart.recipes.sharing import ForeignAt, RunAt
+    from stalwart.cli.evaluating import Wish, evaluate_foreign, evaluate_run
+    from stalwart.recipes.runs import Source
 
-    source = runs.Source(data_dir and data_dir.absolute(), not no_download)
+    source = Source(data_dir and data_dir.absolute(), not no_download)
     changes: dict[str, Any] = {
         "suite": suite,
         "eps": eps,
@@ -169,36 +166,17 @@ def evaluate(
         changes["corruptions"] = [] if corruptions == "none" else corruptions.split(",")
     if certify is not None:
         changes["certify"] = None if certify == "none" else {"methods": certify.split(",")}
+    wish = Wish(changes, seed, workers, address, out, device)
     if (run is None) == (model is None):
         raise UsageError("name a run folder, or a foreign model with --model pkg.module:factory; one of the two.")
     if run is not None:
         if weights or dataset:
             raise UsageError("--weights and --dataset belong to --model; a run has its own.")
-        runs.read_recipe(run)
-        runs.require_writable(out or run)
-        recipe, network, data = runs.load_run(run, source)
-        held = recipe.evaluation.model_dump()
-        if changes.get("certify") and held["certify"]:
-            changes["certify"] = held["certify"] | changes["certify"]
-        section = parse_evaluation(held | changes)
-        folder, chosen = out or run, runs.pick_device(device)
-        loaded = recipe, network, data
-        with crew(workers, address, RunAt(run.absolute(), source), section, seed, chosen) as work:
-            report = judging.evaluate_run(run, source, loaded, section, seed, folder, chosen, work)
+        report, folder = evaluate_run(run, wish, source)
     else:
         assert model is not None
-        if dataset is None:
-            raise UsageError("a foreign model needs --dataset, such as cifar10, a .npz file or a folder of images.")
-        folder = out or Path("runs") / model.replace(":", "-")
-        runs.require_writable(folder)
-        section = parse_evaluation(changes)
-        network = foreign_model(model, weights)
-        data, chosen = source.named(dataset), runs.pick_device(device)
-        at = ForeignAt(model, weights and weights.absolute(), dataset, source, Path.cwd())
-        with crew(workers, address, at, section, seed, chosen) as work:
-            report = judging.evaluate_model(model, network, data, section, seed, folder, device=chosen, work=work)
-    print_runs(report)
-    print(f"report: {folder / 'index.html'}")
+        report, folder = evaluate_foreign(model, weights, dataset, wish, source)
+    print_report(report, folder)
 
 
 @app.command()
@@ -222,8 +200,7 @@ def sweep(
     source = Source(data_dir and data_dir.absolute(), not no_download)
     combined, folder, failed = sweep_recipe(recipe, over or [], overrides or [], out, source, workers, address, device)
     if combined is not None:
-        print_runs(combined)
-        print(f"report: {folder / 'index.html'}")
+        print_report(combined, folder)
     if failed:
         raise RunsFailedError(f"{len(failed)} of the runs failed: {'; '.join(failed)} Run again to try these.")
 
@@ -364,30 +341,15 @@ def doctor(
     no_download: NoDownload = False,
 ) -> None:
     """Say what this machine offers, and which operators of a model bounds do not know."""
-    from stalwart.cli.doctor import diagnose, machine
-    from stalwart.recipes import runs
-    from stalwart.recipes.foreign import foreign_model
+    from stalwart.cli.doctor import diagnose, machine, subject
+    from stalwart.recipes.runs import Source
 
     if target is not None and model is not None:
         raise UsageError("name a run folder or .onnx file, or a foreign model with --model; one of the two.")
     print(machine())
-    if model is not None:
-        if shape is None:
-            raise UsageError("a foreign model needs --shape, that of one input, such as 1,28,28.")
-        if not all(side.strip().isdigit() and int(side) > 0 for side in shape.split(",")):
-            raise UsageError(f"--shape must be positive integers such as 1,28,28, got '{shape}'.")
-        network, sides = foreign_model(model, None), tuple(int(side) for side in shape.split(","))
-    elif target is None:
+    if target is None and model is None:
         return
-    elif target.suffix == ".onnx":
-        from stalwart.interchange import read_onnx
-
-        network = read_onnx(target)
-        sides = network.input_shape
-    else:
-        _, network, data = runs.load_run(target, runs.Source(data_dir, not no_download))
-        sides = data.shape
-    text, fine = diagnose(network, sides)
+    text, fine = diagnose(*subject(target, model, shape, Source(data_dir, not no_download)))
     print(text)
     if not fine:
         raise typer.Exit(1)
@@ -400,9 +362,7 @@ def demo(
     """Tell the whole story on embedded data in minutes: train one small model of each family, attack all, report."""
     from stalwart.cli.demo import tell
 
-    combined = tell(out)
-    print_runs(combined)
-    print(f"report: {(out / 'index.html').resolve()}")
+    print_report(tell(out), out.resolve())
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -1,10 +1,17 @@
 """What the command line prints of a report."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stalwart.evaluation import Evaluation
     from stalwart.report import Report
+
+
+def print_report(found: "Report", folder: Path) -> None:
+    """Print a line for each run, and where the page is."""
+    print_runs(found)
+    print(f"report: {folder / 'index.html'}")
 
 
 def print_runs(found: "Report") -> None:

@@ -3,7 +3,7 @@
 from stalwart.core.noise import NoiseLayer, is_random, noise
 from stalwart.stochastic.heads import GaussianHead, NoisyHead, WCAHead
 from stalwart.stochastic.pni import PNIConv2d, PNILinear, inject
-from stalwart.stochastic.rules import RULES, draw_logits, scores
+from stalwart.stochastic.rules import RULES, draw_logits, passes, scores
 
 __all__ = [
     "RULES",
@@ -17,5 +17,6 @@ __all__ = [
     "inject",
     "is_random",
     "noise",
+    "passes",
     "scores",
 ]

@@ -11,12 +11,17 @@ Rule = Literal["single", "mean-softmax", "mean-network"]
 RULES: tuple[Rule, ...] = ("single", "mean-softmax", "mean-network")
 
 
+def passes(model: nn.Module, draws: int) -> int:
+    """Return how many passes :func:`draw_logits` takes: one with ``cheap_draws``, where all noise is in the head."""
+    return 1 if getattr(model, "cheap_draws", False) else draws
+
+
 def draw_logits(model: nn.Module, x: Tensor, draws: int) -> Tensor:
     """Return the logits of ``draws`` independent noise draws, [draws, B, K].
 
-    A model with ``cheap_draws`` (its only noise is in the head) runs its backbone once; any other runs ``draws`` times.
+    A model with ``cheap_draws`` runs its backbone once; any other runs ``draws`` times.
     """
-    if draws > 1 and getattr(model, "cheap_draws", False):
+    if draws > 1 and passes(model, draws) == 1:
         return model.draw(x, draws)  # type: ignore[operator]
     return torch.stack([model(x) for _ in range(draws)])
 
