@@ -33,7 +33,7 @@ def test_the_slow_twin_finds_the_same_points(digits, slow_pgd):
     model, x, y = digits
     model, x = copy.deepcopy(model).double(), x.double()  # so that no rounding flips a sign
     eps, steps = 0.02, 8
-    result = sw.attack("pgd", steps=steps)(model, x, y, within=sw.Linf(eps), seed=11)
+    result = sw.attack("pgd", steps=steps)(model, x, y, within=sw.Linf(eps), seed=11, batch_size=60)
     twin = slow_pgd(model, x, y, eps, steps, derive(11, "chunk", 0))
     held = ~result.success
     assert held.sum() > 30

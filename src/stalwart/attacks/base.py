@@ -135,9 +135,10 @@ class Attack(Gradients):
             x: inputs [B, ...] in data units, within ``[within.low, within.high]``.
             y: labels [B], integers in [0, K).
             within: the threat set, with one radius or one per sample.
-            seed: the same seed (and batch size) gives the same result.
+            seed: the same seed (and batch size) gives the same result, whatever the number of threads.
             batch_size: samples attacked together; by default as many as keep activations below 16 MiB on the CPU
-                (32 to 512), and 1024 on a GPU.
+                (32 to 512), and 1024 on a GPU. Plain stacks of layers on the CPU get an even number of parts of at most
+                that many, for as many threads to take.
 
         Raises:
             InputError: NaN, values out of range, wrong shapes, labels that do not exist, a model that is not one.

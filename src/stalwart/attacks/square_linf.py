@@ -18,7 +18,7 @@ from stalwart.core import jit
 from stalwart.core.random import uniform
 from stalwart.sets import ThreatSet
 
-_PASS = 256
+_PASS = 512
 """Rows of a pass up to which proposals of a sample are tried together."""
 _WASTE = 0.05
 """Share of the rows that may be lost on proposals behind an accepted one."""
