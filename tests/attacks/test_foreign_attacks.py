@@ -169,7 +169,7 @@ def test_ours_in_foolbox_style(digits):
     assert torch.equal(success, direct.success)
     raw, clipped, success = attack(network, x, y, epsilons=[0.05, 0.1])
     assert len(raw) == len(clipped) == 2
-    assert success.shape == (2, 60)
+    assert success.shape == (2, 30)
     assert torch.equal(clipped[1], direct.x_adv)
     criterion = type("Misclassification", (), {"labels": FakeTensor(y)})()
     wrapped = attack(network, FakeTensor(x), criterion, epsilons=0.1)
