@@ -1,15 +1,11 @@
 """Two processes train as one process with the same global batch does, and only the first writes."""
 
-import json
 import os
 import random
-import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
 TINY = ("training.epochs=2", "training.limit=96", "training.batch_size=32")
 RECIPES = {
@@ -43,77 +39,35 @@ def tree(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def free_ports(count):
-    """Return ports that nobody listens at now."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
-
-
-@pytest.fixture(scope="module")
-def twos(tmp_path_factory):
-    """Return the folder in which two processes trained every recipe, one after the other."""
-    folder = tmp_path_factory.mktemp("two")
-    jobs = [
-        (words, str(folder / name), port)
-        for (name, words), port in zip(RECIPES.items(), free_ports(len(RECIPES)), strict=True)
-    ]
-    script = str(Path(__file__).with_name("two_ranks.py"))
-    start = [[sys.executable, script, rank, json.dumps(jobs)] for rank in "01"]
-    pair = [subprocess.Popen(one, env={**os.environ, "OMP_NUM_THREADS": "1"}) for one in start]
-    try:
-        assert [one.wait(timeout=480) for one in pair] == [0, 0]
-    finally:
-        for one in pair:
-            one.kill()
-            one.wait()
-    return folder
-
-
-def assert_two_are_one(both, single, read_metrics, said):
-    one, two = read_metrics(single), read_metrics(both)
-    assert len(one) == 2
-    for a, b in zip(one, two, strict=True):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert b[key] == pytest.approx(a[key], abs=1e-5, rel=1e-5), key
-    alone, shared = load_file(single / "model.safetensors"), load_file(both / "model.safetensors")
-    for key in alone:
-        assert (alone[key] - shared[key]).abs().max() < 1e-4, key
-    assert tree(both) == tree(single)
-    # One process prints and writes: each epoch and the end are said once.
-    assert said.count("epoch 1 ") == 1
-    assert said.count("trained ") == 1
+def two(words, folder):
+    port = str(random.SystemRandom().randint(20000, 60000))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
+    run = ["-m", "stalwart", "--threads", "1", "train", *words, "--out", str(folder), "--device", "cpu"]
+    return subprocess.run(
+        [*launch, *run], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240, text=True, capture_output=True
+    )
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_two_processes_are_one(name, twos, go, read_metrics, tmp_path):
-    left = [json.loads((twos / f"{name}.{rank}.json").read_text()) for rank in (0, 1)]
-    said, problems = (
-        "".join((twos / f"{name}.{rank}.{stream}").read_text() for rank in (0, 1)) for stream in ("out", "err")
-    )
-    assert [one["code"] for one in left] == [0, 0], problems
-    go(RECIPES[name], tmp_path / "one")
-    assert_two_are_one(twos / name, tmp_path / "one", read_metrics, said)
-    assert [one["threads"] for one in left] == [[], []], "a thread that outlives its group can abort the process's end"
-
-
-def test_torchrun_starts_them(go, read_metrics, tmp_path):
-    port = str(random.SystemRandom().randint(20000, 60000))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
-    run = ["-m", "stalwart", "--threads", "1", "train", *RECIPES["natural"], "--out", str(tmp_path / "two")]
-    done = subprocess.run(
-        [*launch, *run, "--device", "cpu"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=240,
-        text=True,
-        capture_output=True,
-    )
+def test_two_processes_are_one(name, go, read_metrics, tmp_path):
+    done = two(RECIPES[name], tmp_path / "two")
     assert done.returncode == 0, done.stderr
-    go(RECIPES["natural"], tmp_path / "one")
-    assert_two_are_one(tmp_path / "two", tmp_path / "one", read_metrics, done.stdout)
+    go(RECIPES[name], tmp_path / "one")
+    one, both = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
+    assert len(one) == 2
+    for a, b in zip(one, both, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert b[key] == pytest.approx(a[key], abs=1e-5, rel=1e-5), key
+    from safetensors.torch import load_file
+
+    single, shared = (load_file(tmp_path / which / "model.safetensors") for which in ("one", "two"))
+    for key in single:
+        assert (single[key] - shared[key]).abs().max() < 1e-4, key
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+    # One process prints and writes: each epoch and the end are said once.
+    assert done.stdout.count("epoch 1 ") == 1
+    assert done.stdout.count("trained ") == 1
 
 
 def test_one_process_on_other_noise_differs(go, read_metrics, tmp_path):

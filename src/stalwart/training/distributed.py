@@ -52,11 +52,6 @@ def ranks(device: str | None = None) -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(device=chosen)
         return
-    # DDP imports this module, and its functions keep the group there is at that moment as a default, for good. Imported now,
-    # while there is none, it keeps none, so that the group's threads end with the group. Threads that outlive it race with
-    # the end of the interpreter, which has been seen to abort the process.
-    from torch.distributed.nn import functional  # noqa: F401
-
     if chosen.type == "cuda":
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
