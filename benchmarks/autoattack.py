@@ -3,12 +3,11 @@
     python benchmarks/autoattack.py [--net madry kw cnn] [--images 200] [--repeats 1] [--threads 2] [--shared ../shared]
 
 Both attack the same test images of the same network with the published settings and seed 0, pyautoattack in batches of 250 (its
-default) and stalwart as it chooses by itself, each in a fresh process, so that neither meets what the other left, and after
-two images whose time does not count, as nothing is imported or loaded then. Printed are
-seconds, those of all processor cores together, the ratios of both, and robust accuracies; asserted is that stalwart's is no
-higher than the other's plus one image. The networks: an adversarially trained MNIST net at 0.3, one with proven bounds at 0.1,
-and an adversarially trained Fashion-MNIST CNN at 0.1. All images take pyautoattack minutes a network. On a machine that others
-use, compare processor seconds, with --threads 1.
+default) and stalwart as it chooses by itself, each in a fresh process, so that neither meets what the other left, and after two
+images whose time does not count, so that imports do not either. Printed are seconds, those of all processor cores together, the
+ratios of both, and robust accuracies; asserted is that stalwart's is no higher than the other's plus one image. The networks:
+an adversarially trained MNIST net at 0.3, one with proven bounds at 0.1, and an adversarially trained Fashion-MNIST CNN at 0.1.
+All images take pyautoattack minutes a network. On a machine that others use, compare processor seconds, with --threads 1.
 """
 
 import argparse

@@ -154,13 +154,7 @@ class Attack(Gradients):
         require(batch_size is None or batch_size >= 1, f"the batch size must be at least 1, got {batch_size}.")
         x, y = x.detach().clamp(within.low, within.high), y.long().to(x.device)
         within.bounds(x)  # refuses a number of radii that is not the batch size
-        # The caller's mode does not matter: what needs no gradient says so itself.
-        with (
-            torch.enable_grad(),
-            undisturbed(model, seed),
-            self.chosen_gradients(model),
-            at_work(model, x[:1]) as shares,
-        ):
+        with undisturbed(model, seed), self.chosen_gradients(model), at_work(model, x[:1]) as shares:
             chosen = batch_size or fitting_batch(model, x)
             threaded = shares and self.self_contained
             sizes = even_parts(len(x), chosen) if threaded and batch_size is None else chosen
@@ -168,6 +162,7 @@ class Attack(Gradients):
             def attack(chunk: tuple[int, Tensor]) -> AttackResult:
                 number, index = chunk
                 own = within.select(index)
+                # The caller's mode, which threads do not inherit, does not matter: what needs no gradient says so itself.
                 with torch.enable_grad():
                     return self._attack(model, x[index], y[index], own, derive(seed, "chunk", number), chosen)
 

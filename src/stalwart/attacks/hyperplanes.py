@@ -72,10 +72,7 @@ def steps_to_hyperplanes(
 
 def _compiles(z: Tensor, *tensors: Tensor) -> bool:
     tensors = (z, *tensors)
-    plain = z.numel() >= _WORTH and all(
-        one.dtype == torch.float32 and one.device.type == "cpu" and not one.requires_grad for one in tensors
-    )
-    return plain and jit.available()
+    return z.numel() >= _WORTH and jit.reads(*tensors) and not any(one.requires_grad for one in tensors)
 
 
 def _compiled_step(z: Tensor, slope: Tensor, gap: Tensor, low: float, high: float) -> Tensor:

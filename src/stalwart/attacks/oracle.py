@@ -156,6 +156,7 @@ class Oracle:
 
 
 def _count(spent: Tensor, index: Tensor, amount: int) -> None:
+    """Count passes of some samples, as every pass does; one for a result that nobody waits for any more is the last."""
     go_on()
     spent.index_add_(0, index, spent.new_full((len(index),), amount))
 

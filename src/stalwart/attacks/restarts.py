@@ -45,8 +45,8 @@ def worst_of_runs(
     Returns:
         the point [B, ...] of each sample that broke it or else has the largest margin loss.
     """
-    order = likely_classes(oracle, x, y, torch.arange(len(x), device=x.device)) if loss.startswith("targeted") else None
     found, alive = x.clone(), torch.arange(len(x), device=x.device)
+    order = likely_classes(oracle, x, y, alive) if loss.startswith("targeted") else None
     best = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
     for run in range(0, runs, together):
         for part in alive.split(max(1, oracle.rows // together) if together > 1 else len(alive)):

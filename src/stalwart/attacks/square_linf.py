@@ -154,8 +154,9 @@ class _Climb:
     def chapter(self, proposals: _Proposals) -> None:
         """Try all proposals of each sample, in their order."""
         count, tried = proposals.corner.shape[1], torch.zeros_like(self.index)
+        following = self._compiled if jit.reads(self.best) else self._plain
         while len(tried) and int(tried.min()) < count:
-            who, number, z = self._compiled(proposals, tried) if self._compiles() else self._plain(proposals, tried)
+            who, number, z = following(proposals, tried)
             if not len(who):
                 continue
             fresh, missed = judged(self.oracle, self.goal.select(who), z.view(-1, *self.shape[1:]), self.index[who])
@@ -180,9 +181,6 @@ class _Climb:
         if self.oracle.randomised:
             return 1
         return max(1, min(_PASS // len(self.index), int(1 + 2 * _WASTE / self.rising)))
-
-    def _compiles(self) -> bool:
-        return self.best.dtype == torch.float32 and self.best.device.type == "cpu" and jit.available()
 
     def _compiled(self, proposals: _Proposals, tried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`_plain`, in one compiled loop."""

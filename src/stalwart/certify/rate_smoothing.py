@@ -105,10 +105,8 @@ def _encoder(model: nn.Module, x: Tensor) -> Poisson:
         )
     seen: list[Tensor] = []
     hook = on[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    try:
+    with hook:
         model(x.clone())
-    finally:
-        hook.remove()
     if len(seen) != 1 or seen[0].shape != x.shape or not torch.equal(seen[0], x):
         raise InputError(
             "the Poisson encoder does not see the pixels themselves; what stands before it changes distances, and the "

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.errors import InputError
+from stalwart.core.hooks import removing
 from stalwart.spiking import LIF, InTime, SpikingNetwork
 
 FRAMES = 256
@@ -37,7 +38,7 @@ def caught(model: nn.Module, layer: nn.Module, parts: Sequence[Tensor], inputs: 
         raise _Seen
 
     hook: Any = layer.register_forward_pre_hook(before) if inputs else layer.register_forward_hook(after)
-    try:
+    with hook:
         for part in parts:
             with contextlib.suppress(_Seen):
                 model(part)
@@ -46,8 +47,6 @@ def caught(model: nn.Module, layer: nn.Module, parts: Sequence[Tensor], inputs: 
                     f"the model does not call its {type(layer).__name__} layer, which therefore cannot convert."
                 )
             yield found.pop()
-    finally:
-        hook.remove()
 
 
 def activations(plain: nn.Module, path: str, x: Tensor) -> Tensor:
@@ -81,12 +80,8 @@ def shapes(plain: nn.Module, paths: Sequence[str], x: Tensor) -> dict[str, tuple
         return look
 
     hooks = [plain.get_submodule(path).register_forward_hook(keep(path)) for path in paths]
-    try:
-        with torch.no_grad():
-            plain(x[:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with removing(hooks), torch.no_grad():
+        plain(x[:1])
     return found
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from stalwart.convert.activity import neurons_at, shapes
 from stalwart.convert.method import positive
 from stalwart.convert.rate import Rate
+from stalwart.core.hooks import removing
 from stalwart.core.numbers import Number, require
 from stalwart.spiking import SpikingNetwork
 
@@ -56,12 +57,9 @@ class LocalBalancing(Rate):
             return cut
 
         hooks = [plain.get_submodule(path).register_forward_hook(hook(path)) for path in paths]
-        try:
+        with removing(hooks):
             for _ in range(self.rounds):
                 for part in x.split(self.batch):
                     plain(part)
-        finally:
-            for one in hooks:
-                one.remove()
         for path in paths:
             self.set_threshold(neurons_at(network, path), positive(thresholds[path], path))

@@ -26,6 +26,11 @@ def available() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+def reads(*tensors: Tensor) -> bool:
+    """Tell whether loops over 32-bit floats are there for these tensors: such floats on the CPU, and numba."""
+    return all(one.dtype == torch.float32 and one.device.type == "cpu" for one in tensors) and available()
+
+
 @functools.cache
 def _team() -> Any | None:
     """Return OpenMP's entry to a team of threads, from the library that torch uses."""

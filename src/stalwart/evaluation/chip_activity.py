@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.errors import InputError
+from stalwart.core.hooks import removing
 from stalwart.core.modes import evaluating
 from stalwart.core.noise import noise
 from stalwart.core.random import derive
@@ -89,13 +90,9 @@ def _watched(model: nn.Module, x: Tensor, seed: int) -> tuple[Tensor, Tensor | N
         counts += torch.bucketize(found.flatten(), edges).bincount(minlength=len(EDGES) + 1).double().cpu()
 
     handles = [layer.register_forward_hook(look) for layer in neurons(model).values()]
-    try:
-        with noise(model, "on", seed=seed), monitor(model) as seen:
-            for part in x.split(_BATCH):
-                model(part)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with removing(handles), noise(model, "on", seed=seed), monitor(model) as seen:
+        for part in x.split(_BATCH):
+            model(part)
     layers = list(seen.layers.values())
     sizes = torch.tensor([one.counts.numel() for one in layers], dtype=torch.float64)
     numbers = torch.tensor([[one.rate, one.silent, one.saturated] for one in layers], dtype=torch.float64)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from stalwart.attacks.guard import undisturbed
+from stalwart.core.hooks import removing
 from stalwart.stochastic import noise
 
 _DROPOUTS = {
@@ -71,11 +72,8 @@ def _held(model: nn.Module) -> Iterator[None]:
         module.training = False
 
     hooks = [module.register_forward_pre_hook(hold) for module in model.modules()]
-    try:
+    with removing(hooks):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class _Watch(TorchFunctionMode):

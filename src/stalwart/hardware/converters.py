@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from stalwart.core.errors import InputError, UsageError
+from stalwart.core.hooks import removing
 from stalwart.core.layers import WEIGHTED
 from stalwart.core.modes import evaluating
 from stalwart.core.numbers import Number, require
@@ -54,12 +55,8 @@ def layer_ranges(model: nn.Module, x: Tensor) -> dict[str, tuple[float, float]]:
         return look
 
     handles = [module.register_forward_hook(note(path)) for path, module in layers(model).items()]
-    try:
-        with evaluating(model):
-            model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with removing(handles), evaluating(model):
+        model(x)
     return ranges
 
 
@@ -70,11 +67,8 @@ def uncalled(model: nn.Module, x: Tensor, only: str | tuple[str, ...] = ()) -> l
     handles = [
         module.register_forward_pre_hook(lambda *_, path=path: called.add(path)) for path, module in found.items()
     ]
-    try:
+    with removing(handles):
         model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
     return [path for path in found if path not in called]
 
 

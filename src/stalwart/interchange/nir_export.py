@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stalwart.core.errors import InputError
 from stalwart.core.files import atomic
+from stalwart.core.hooks import removing
 from stalwart.core.modes import evaluating
 from stalwart.core.numbers import require
 from stalwart.interchange.nir_chain import chain_of, split
@@ -207,11 +208,8 @@ def _recorded(
     neurons = {layer.neuron for _, layer in layers if isinstance(layer, InTime)}
     hooks = [neuron.register_forward_hook(fired) for neuron in neurons]
     hooks.append(network.encoder.register_forward_hook(enters))
-    try:
+    with removing(hooks):
         y = model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
     # What stands before the encoder is part of the graph, so that inputs enter it as they are.
     return spikes, network.encoder(x) if before else entered[0], y
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stalwart.core import jit
 from stalwart.core.errors import InputError
+from stalwart.core.hooks import removing
 from stalwart.core.modes import evaluating
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import normal
@@ -87,8 +88,7 @@ def _channels_last(z: Tensor) -> bool:
 
 def _compiles(z: Tensor) -> bool:
     """Tell whether the compiled loops take z: they need numba, and 32-bit floats without gaps in the CPU's memory."""
-    stored = z.device.type == "cpu" and z.dtype == torch.float32 and z.numel() > 0
-    return stored and (z.is_contiguous() or _channels_last(z)) and jit.available()
+    return z.numel() > 0 and (z.is_contiguous() or _channels_last(z)) and jit.reads(z)
 
 
 def _rows(tensor: Tensor, z: Tensor) -> Tensor:
@@ -173,14 +173,10 @@ def initialise_ramps(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     hooks = [ramp.register_forward_hook(hook(path)) for path, ramp in found.items()]
     count = 0
-    try:
-        with evaluating(model), torch.no_grad():
-            for x in batches:
-                model(x)
-                count += len(x)
-    finally:
-        for one in hooks:
-            one.remove()
+    with removing(hooks), evaluating(model), torch.no_grad():
+        for x in batches:
+            model(x)
+            count += len(x)
     require(count > 0, "the lengths of ramps are mean activations, but there are no inputs to take them over.")
     with torch.no_grad():
         for path, ramp in found.items():

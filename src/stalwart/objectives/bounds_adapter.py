@@ -15,6 +15,7 @@ from stalwart.bounds.methods import METHODS, REFINERS, find_method, finish, marg
 from stalwart.bounds.propagation import Propagation
 from stalwart.bounds.region import Region
 from stalwart.core.errors import InputError
+from stalwart.core.hooks import removing
 from stalwart.graph import Graph, Node, trace
 from stalwart.sets import ThreatSet
 from stalwart.stochastic import is_random
@@ -137,8 +138,5 @@ def _recorded(model: nn.Module) -> Iterator[dict[str, Any]]:
         for path, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
     ]
-    try:
+    with removing(hooks):
         yield found
-    finally:
-        for one in hooks:
-            one.remove()

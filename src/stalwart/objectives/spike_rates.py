@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from stalwart.core.errors import UsageError
+from stalwart.core.hooks import removing
 from stalwart.core.numbers import Number, require
 from stalwart.objectives.base import Moment, Objective
 from stalwart.objectives.wrapped import Wrapped
@@ -82,8 +83,5 @@ def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
         found.append(output.mean(0).flatten(1))
 
     handles = [layer.register_forward_hook(keep) for layer in neurons(model).values()]
-    try:
+    with removing(handles):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stalwart.attacks.guard import undisturbed
 from stalwart.attacks.surrogate_ensemble import members_of
 from stalwart.attacks.table import ATTACKS
+from stalwart.core.hooks import removing
 from stalwart.core.noise import is_random
 from stalwart.core.registry import build
 from stalwart.evaluation.results import Rate, Record
@@ -204,11 +205,8 @@ def _seen(model: nn.Module, layers: Iterable[LIF], x: Tensor) -> list[tuple[Tens
     if not layers:
         return []
     hooks = [layer.register_forward_hook(catch) for layer in layers]
-    try:
+    with removing(hooks):
         model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return [caught[layer] for layer in layers]
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from stalwart.core.hooks import removing
 from stalwart.core.numbers import Number, require
 from stalwart.spiking.neurons import Neurons
 from stalwart.spiking.spike import spike
@@ -120,8 +121,5 @@ def collected(model: nn.Module) -> Iterator[list[Tensor]]:
         found.append(layer.scaled(inputs[0]))
 
     handles = [one.register_forward_hook(keep) for one in model.modules() if isinstance(one, HoyerNeuron)]
-    try:
+    with removing(handles):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.errors import InputError
+from stalwart.core.hooks import removing
 from stalwart.core.layers import WEIGHTED
 from stalwart.core.modes import evaluating
 from stalwart.core.numbers import Number, require
@@ -131,12 +132,8 @@ def fluctuation_init(
         return lambda layer, inputs: draw(path, layer, inputs[0])
 
     handles = [model.get_submodule(path).register_forward_pre_hook(hook(path)) for path in before]
-    try:
-        with evaluating(model):
-            model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with removing(handles), evaluating(model):
+        model(batch)
     return rates
 
 

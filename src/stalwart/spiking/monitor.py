@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from stalwart.core.hooks import removing
 from stalwart.core.layers import WEIGHTED
 from stalwart.spiking.encoders import Direct, Gaussian, Quantised
 from stalwart.spiking.network import SpikingNetwork, spiking_networks
@@ -115,11 +116,8 @@ def monitor(model: nn.Module) -> Iterator[Watched]:
         found.samples += len(inputs[0])
 
     hooks.append(model.register_forward_pre_hook(count))
-    try:
+    with removing(hooks):
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _coding(network: SpikingNetwork) -> nn.Module:
