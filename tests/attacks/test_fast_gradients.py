@@ -136,8 +136,8 @@ def test_a_model_that_views_works_and_gets_the_same_result(channels):
     x = torch.rand(5, channels, 8, 8, generator=generator(0))
     viewing, flattening = Viewing(channels), Flattening(channels)
     flattening.load_state_dict(viewing.state_dict())
-    assert not prefers_channels_last(viewing, x)
-    assert prefers_channels_last(flattening, x)
+    assert not prefers_channels_last(viewing, x, None)
+    assert prefers_channels_last(flattening, x, viewing(x).detach())
     y = viewing(x).argmax(1)
     for name in ("fgsm", "bim", "pgd", "noise", "transfer"):
         one, other = (sw.attack(name)(model, x, y, within=sw.Linf(0.05)) for model in (viewing, flattening))
@@ -253,3 +253,33 @@ def test_the_batch_keeps_activations_small():
     assert fitting_batch(wide, x) == (16 << 20) // (64 * 28 * 28 * 4)
     assert fitting_batch(nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), x) == 512
     assert not any(module._forward_hooks for module in wide.modules())
+
+
+@pytest.mark.parametrize(
+    "flatten", [lambda z: z.flatten(1), lambda z: torch.flatten(z, 1), lambda z: z.reshape(len(z), -1), nn.Flatten()]
+)
+def test_gradients_of_flattened_images_keep_their_layout(flatten):
+    x = channels_last(torch.randn(3, 4, 5, 6, generator=generator(0)))
+    c = torch.randn(3, 120, generator=generator(1))
+    found = []
+    for fast in (False, True):
+        seen, z = [], x.clone().requires_grad_()
+        with FastGradients() if fast else contextlib.nullcontext():
+            middle = z.sin()
+            middle.register_hook(seen.append)
+            out = flatten(middle)
+        found.append((out.detach(), *torch.autograd.grad(out, z, c)))
+        assert seen[0].is_contiguous(memory_format=torch.channels_last) == fast
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_channels_last_images_that_are_misread_stay_channels_first():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, (3, 4), (1, 2)), nn.Flatten(), nn.Linear(24, 3)).eval()
+    x = torch.rand(6, 1, 8, 5, generator=generator(0))
+    with torch.no_grad():
+        wrong = not torch.allclose(model(channels_last(x)), model(x), atol=1e-4)  # as of torch 2.13
+        assert prefers_channels_last(model, x[:2], model(x[:2])) != wrong
+    result = sw.attack("pgd")(model, x, model(x).argmax(1), within=sw.Linf(0.1))
+    top = model(result.x_adv).topk(2).values
+    assert torch.allclose(result.margin.abs(), (top[:, 0] - top[:, 1]), atol=1e-5)

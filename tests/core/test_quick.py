@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from stalwart.core.layout import channels_last
-from stalwart.core.quick import lean_copy
+from stalwart.core.quick import FlattenAsStored, flatten_as_stored, lean_copy
 from stalwart.core.random import generator
 
 
@@ -100,3 +100,32 @@ def test_stacks_that_others_use_stay():
     model = nn.Sequential(Skipping(), nn.ReLU())
     with torch.no_grad():
         assert torch.equal(lean_copy(model)(images()), model(images()))
+
+
+def test_images_are_flattened_as_they_lie_in_memory():
+    model, x = network(), channels_last(images(8, 8))
+    expected = model(x)
+    twin = lean_copy(model)
+    flatten_as_stored(twin, x[:2])
+    torch.testing.assert_close(twin(x), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(twin(x.contiguous()), expected, rtol=1e-5, atol=1e-6)
+    assert isinstance(twin[4], FlattenAsStored)
+    assert type(model[4]) is nn.Flatten
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("case", ["channels first", "one pixel", "a part", "something between"])
+def test_other_flattening_stays(case):
+    x, middle = images(8, 8), [nn.Conv2d(2, 4, 3), nn.Flatten(), nn.LazyLinear(3)]
+    if case == "one pixel":
+        middle[0] = nn.Conv2d(2, 4, 8)
+    elif case == "a part":
+        middle[1] = nn.Flatten(1, 2)
+    elif case == "something between":
+        middle.insert(2, nn.Sigmoid())
+    stack = nn.Sequential(*middle)
+    x = x if case == "channels first" else channels_last(x)
+    expected = stack(x)
+    flatten_as_stored(stack, x)
+    assert type(stack[1]) is nn.Flatten
+    assert torch.equal(stack(x), expected)

@@ -58,13 +58,13 @@ class Oracle:
             self.classes = first.shape[1]
             noisy = is_random(model)
             self.randomised = noisy or not torch.equal(first, model(probe))
-            self.channels_last = prefers_channels_last(model, probe)
+            self.channels_last = prefers_channels_last(model, probe, None if self.randomised else first)
         self.forwards[:2] += 1 + (not noisy) + self.channels_last
         self.decisive = is_target and not self.randomised
         # Draws of a deterministic model are all alike: one is enough.
         self.eot = eot if self.randomised else 1
         self._passes = passes(model, self.eot)
-        self.team = None if self.randomised else team(model, probe)
+        self.team = None if self.randomised else team(model, self.arrange(probe))
 
     def arrange(self, x: Tensor) -> Tensor:
         """Return x in the memory layout that this model runs fastest in; values are unchanged."""
@@ -145,6 +145,10 @@ class Oracle:
         means = [one if draws == 1 else one / draws for one in found]
         clean = [torch.nan_to_num(one, nan=0.0, posinf=0.0, neginf=0.0) for one in means]
         return torch.stack(values) / draws, logits[-1].detach(), clean
+
+    def spend(self, index: Tensor) -> None:
+        """Count a forward pass of some samples that was made without this oracle."""
+        _count(self.forwards, index, 1)
 
     def averaged(self, logits: Tensor, goal: Goal) -> Tensor:
         """Return the loss [B] of logits [draws, B, K], averaged over the draws as ``average`` says."""

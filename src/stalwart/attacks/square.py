@@ -38,8 +38,9 @@ class Square(BallAttack):
     those of one row and one channel. A square that does not fit into a flat image becomes a rectangle of the same area.
 
     A proposal that leaves the point as it is costs no query. In linf, where those that follow do not depend on it, a sample may
-    have several proposals tried in one pass once few are accepted; about 5 % of the rows are then spent on proposals behind an
-    accepted one, which are tried anew. They count as cost but not as queries: the search is the one proposal by proposal.
+    have several proposals tried in one pass once few are accepted; those behind an accepted one are tried anew. They count as
+    cost but not as queries: the search is the one proposal by proposal. Where a stack of convolutions, poolings and pointwise
+    layers comes before linear ones, a pass computes only what its square reaches.
     No gradient is used, so that one which hides or misleads does not protect. A deterministic target's sample is done once
     it is misclassified. On a randomised model nothing is: losses are averages over ``eot`` draws, best taken large.
     Source: Andriushchenko, Croce, Flammarion, Hein, ECCV 2020 (arXiv 1912.00049), algorithms 1 to 3; for l1
@@ -95,7 +96,7 @@ class Square(BallAttack):
                 continue
             some = len(new) < len(z)
             rows, aims, seen = (z[new], goal.select(new), index[new]) if some else (z, goal, index)
-            fresh, missed = judged(oracle, aims, rows, seen)
+            fresh, missed = judged(oracle, aims, oracle.logits(rows, seen, oracle.eot))
             better = (fresh > (value[new] if some else value)) | missed
             if not better.any():
                 continue

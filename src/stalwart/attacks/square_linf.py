@@ -6,6 +6,7 @@ is taken, and what came after it is tried again from the better point. Every sam
 tried one by one, at its own pace, and passes stay large when few samples are left or most proposals change nothing.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,16 +15,19 @@ from torch import Tensor
 
 from stalwart.attacks.losses import Goal
 from stalwart.attacks.oracle import Oracle
+from stalwart.attacks.patches import Known, known
 from stalwart.core import jit
 from stalwart.core.random import uniform
 from stalwart.sets import ThreatSet
 
 _PASS = 512
 """Rows of a pass up to which proposals of a sample are tried together."""
-_WASTE = 0.05
-"""Share of the rows that may be lost on proposals behind an accepted one."""
+_OVERHEAD, _OVERHEAD_OF_PATCHES = 30, 120
+"""How many rows take as long as all else in a pass, about: in a whole one, and where only windows are followed."""
 _AHEAD = 64
 """Most proposals of a sample looked at together, where no loop is compiled."""
+_WORTHWHILE = 0.6
+"""Share of a whole pass, with those of accepted points, below which windows are followed through the layers instead."""
 _CHAPTER = 1000
 """Most proposals drawn at a time."""
 
@@ -51,25 +55,24 @@ def search(
     low, high = within.bounds(x)
     index = torch.arange(len(x), device=x.device)
     best = start.flatten(1).clone()
-    value, wrong = judged(oracle, goal, best.view(x.shape), index)
-    climb = _Climb(
-        oracle, goal, x.shape, index, torch.cat([low.flatten(1), high.flatten(1)], 1), best, value, best.clone()
-    )
+    value, wrong = judged(oracle, goal, oracle.logits(best.view(x.shape), index, oracle.eot))
+    sides = torch.cat([low.flatten(1), high.flatten(1)], 1)
+    patches = known(oracle.team.scorer) if oracle.team is not None and jit.reads(x) else None
+    climb = _Climb(oracle, goal, x.shape, index, sides, best, value, best.clone(), patches=patches)
     climb.leave(wrong)
     for count, size in sizes:
         for begun in range(0, count, _CHAPTER):
             if len(climb.index):
-                climb.chapter(_drawn(min(_CHAPTER, count - begun), len(climb.index), start, size, source))
+                climb.chapter(_drawn(min(_CHAPTER, count - begun), len(climb.index), start, size, source), size)
     climb.found[climb.index] = climb.best
     return climb.found.view(x.shape)
 
 
-def judged(oracle: Oracle, goal: Goal, z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the averaged loss of each point [B] and whether a decisive oracle misclassifies it."""
-    logits = oracle.logits(z, index, oracle.eot)
+def judged(oracle: Oracle, goal: Goal, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the averaged loss [B] of logits [draws, B, K] and which points a decisive oracle misclassifies by them, [B]."""
     value = oracle.averaged(logits, goal)
     if not oracle.decisive:
-        return value, torch.zeros_like(index, dtype=torch.bool)
+        return value, torch.zeros_like(value, dtype=torch.bool)
     # The margin of one draw says both.
     return value, ~(value < 0) if goal.loss == "margin" and len(logits) == 1 else goal.broken(logits[-1])
 
@@ -127,8 +130,10 @@ class _Climb:
         sides: lowest and highest values, [B, 2 N].
         best, value: points [B, N] of largest loss, and that loss [B].
         found: points of all samples, those of who has left.
+        overhead: how many rows take as long as all else in a pass.
         rising: share of the rows run that were better than what was known, a running mean.
         changing: share of the proposals that change anything, a running mean.
+        patches: what the model makes of some points, for one that windows can be followed through.
     """
 
     oracle: Oracle
@@ -139,8 +144,10 @@ class _Climb:
     best: Tensor
     value: Tensor
     found: Tensor
+    overhead: int = _OVERHEAD
     rising: float = 1.0
     changing: float = 1.0
+    patches: Known | None = None
 
     def leave(self, gone: Tensor) -> Tensor:
         """Take the samples ``gone`` [B] out, and return the places of the others."""
@@ -151,15 +158,20 @@ class _Climb:
             self.best, self.value = self.best[stay], self.value[stay]
         return stay
 
-    def chapter(self, proposals: _Proposals) -> None:
-        """Try all proposals of each sample, in their order."""
+    def chapter(self, proposals: _Proposals, size: tuple[int, int]) -> None:
+        """Try all proposals of each sample, in their order; their windows have ``size`` rows and columns."""
         count, tried = proposals.corner.shape[1], torch.zeros_like(self.index)
         following = self._compiled if jit.reads(self.best) else self._plain
+        known = self._known(size)
         while len(tried) and int(tried.min()) < count:
             who, number, z = following(proposals, tried)
             if not len(who):
                 continue
-            fresh, missed = judged(self.oracle, self.goal.select(who), z.view(-1, *self.shape[1:]), self.index[who])
+            if known is None:
+                fresh, missed = self._judged(z, who)
+            else:
+                logits = self._patched(known, proposals, size, who, number, z)
+                fresh, missed = judged(self.oracle, self.goal.select(who), logits)
             good = ((fresh > self.value[who]) | missed).nonzero()[:, 0]
             self.rising += 0.1 * (max(len(good) / len(who), 0.001) - self.rising)
             if not len(good):
@@ -168,6 +180,11 @@ class _Climb:
             first = torch.ones_like(good, dtype=torch.bool)
             first[1:] = owner[1:] != owner[:-1]
             good, owner = good[first], owner[first]
+            if known is not None:
+                known.settle(good)
+                doubtful = good[missed[good]]
+                if len(doubtful):  # a whole pass has the last word
+                    missed[doubtful] = self._judged(z[doubtful], who[doubtful])[1]
             self.best[owner], self.value[owner] = z[good], fresh[good]
             tried[owner] = number[good] + 1
             if missed[good].any():
@@ -175,12 +192,39 @@ class _Climb:
                 gone[owner[missed[good]]] = True
                 stay = self.leave(gone)
                 tried, proposals = tried[stay], proposals.select(stay)
+                if known is not None:
+                    known.select(stay)
+
+    def _judged(self, z: Tensor, who: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.oracle.logits(z.view(-1, *self.shape[1:]), self.index[who], self.oracle.eot)
+        return judged(self.oracle, self.goal.select(who), logits)
+
+    def _known(self, size: tuple[int, int]) -> Known | None:
+        """Return what the model makes of the best points, where that spares most of the work on windows of some size."""
+        if self.patches is None:
+            return None
+        self.patches.look(self.best.view(-1, *self.shape[1:]))
+        self.oracle.spend(self.index)
+        pays = self.patches.share(size) + self.rising < _WORTHWHILE
+        self.overhead = _OVERHEAD_OF_PATCHES if pays else _OVERHEAD
+        return self.patches if pays else None
+
+    def _patched(
+        self, known: Known, proposals: _Proposals, size: tuple[int, int], who: Tensor, number: Tensor, z: Tensor
+    ) -> Tensor:
+        """Return the logits [1, R, K] of points z [R, N] that differ from best ones by proposals."""
+        self.oracle.spend(self.index[who])
+        corner = proposals.corner[who, number]
+        window = z.gather(1, corner[:, None] + proposals.inside.flatten()).view(len(z), -1, *size)
+        width = self.shape[-1]
+        return known.logits(window, torch.stack([corner // width, corner % width], 1), who)[None]
 
     def _depth(self) -> int:
-        """Return how many proposals of a sample to try together."""
+        """Return how many proposals of a sample to try together, those behind an accepted one being in vain."""
         if self.oracle.randomised:
             return 1
-        return max(1, min(_PASS // len(self.index), int(1 + 2 * _WASTE / self.rising)))
+        wanted = math.sqrt(2 * self.overhead / (len(self.index) * self.rising))
+        return max(1, min(_PASS // len(self.index), int(wanted)))
 
     def _compiled(self, proposals: _Proposals, tried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`_plain`, in one compiled loop."""

@@ -13,7 +13,7 @@ from stalwart.attacks.fast_gradients import FastGradients
 from stalwart.attacks.losses import Goal
 from stalwart.core.crew import is_one_of_many, is_plain, leaves_generator, one_thread_each, side_by_side
 from stalwart.core.layers import is_stack
-from stalwart.core.quick import lean_copy
+from stalwart.core.quick import flatten_as_stored, lean_copy
 
 _LEAST = 32
 """Smaller batches stay in one part."""
@@ -81,7 +81,7 @@ def team(model: nn.Module, x: Tensor) -> Team | None:
 
     Args:
         model: in evaluation mode.
-        x: a few inputs [B, ...] for one pass.
+        x: a few inputs [B, ...] for one pass, in the memory layout of all that follow.
     """
     if not _suits(model, x):
         return None
@@ -89,7 +89,11 @@ def team(model: nn.Module, x: Tensor) -> Team | None:
         found = Team(copy.deepcopy(model, {id(one): one for one in model.parameters()}), lean_copy(model))
     except Exception:  # a parameter in an unusual place may raise anything
         return None
-    return found if leaves_generator(found.model, x) else None
+    if not leaves_generator(found.model, x):
+        return None
+    flatten_as_stored(found.model, x)
+    flatten_as_stored(found.scorer, x)
+    return found
 
 
 def _suits(model: nn.Module, x: Tensor) -> bool:

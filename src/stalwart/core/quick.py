@@ -6,7 +6,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from stalwart.core.layers import WEIGHTED, is_stack
+from stalwart.core.layers import WEIGHTED, in_order, is_stack, put
 
 
 def lean_copy(model: nn.Module) -> nn.Module:
@@ -24,6 +24,48 @@ def lean_copy(model: nn.Module) -> nn.Module:
     return twin
 
 
+@torch.no_grad()
+def flatten_as_stored(stack: nn.Module, x: Tensor) -> None:
+    """Let a stack flatten channels-last images in the order they have in memory, in place, where a linear layer comes next.
+
+    Flattening them channel by channel is a copy, and a gradient that comes back in that order is passed thirty times slower by
+    the ReLU before it. The linear layer is replaced by one with its columns in the other order, whose weight is a copy.
+
+    Args:
+        stack: layers in a row, which see images of one size.
+        x: a few inputs [B, ...] as the stack will get them, for one pass.
+    """
+    z, flat = x.clone(), None
+    for path, layer in list(in_order(stack)):
+        if flat is not None and type(layer) is nn.Linear:
+            place, image = flat
+            put(stack, place, FlattenAsStored())
+            put(stack, path, _reordered(layer, image))
+        whole = type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1)
+        flat = (path, z.shape[1:]) if whole and _has_channels_last(z) else None
+        z = layer(z)
+
+
+def _has_channels_last(z: Tensor) -> bool:
+    return z.dim() == 4 and z.is_contiguous(memory_format=torch.channels_last) and not z.is_contiguous()
+
+
+def _reordered(layer: nn.Linear, image: torch.Size) -> nn.Linear:
+    """Return the layer for images [C, H, W] flattened as [H, W, C]."""
+    twin = copy.copy(layer)
+    weight = layer.weight.unflatten(1, image).permute(0, 2, 3, 1).flatten(1)
+    twin._parameters = layer._parameters | {"weight": nn.Parameter(weight, requires_grad=False)}
+    return twin
+
+
+class FlattenAsStored(nn.Module):
+    """Flatten images [B, C, H, W] as [B, H * W * C], without a copy where they are channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [B, C, H, W] as [B, H * W * C]."""
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
 def _rearrange(stack: nn.Module) -> None:
     if not is_stack(stack):
         return
@@ -32,7 +74,7 @@ def _rearrange(stack: nn.Module) -> None:
     layers = list(stack._modules.items())
     for (first, one), (second, other) in itertools.pairwise(layers):
         if type(one) is nn.ReLU and type(other) is nn.MaxPool2d and _halves(other):
-            stack._modules[first], stack._modules[second] = _Halved(), nn.ReLU(inplace=True)
+            stack._modules[first], stack._modules[second] = Halved(), nn.ReLU(inplace=True)
         elif type(one) in WEIGHTED and type(other) is nn.ReLU:
             stack._modules[second] = nn.ReLU(inplace=True)
 
@@ -46,10 +88,11 @@ def _is_all(*pairs: object) -> bool:
     return all(value in (wanted, (wanted, wanted)) for value, wanted in zip(pairs[::2], pairs[1::2], strict=True))
 
 
-class _Halved(nn.Module):
+class Halved(nn.Module):
     """Max pooling 2x2; torch's own also notes where each maximum was for gradients, which takes three times as long."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the largest of every 2 x 2 values of x [B, C, H, W]."""
         if torch.is_grad_enabled() or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
             return nn.functional.max_pool2d(x, 2)
         height, width = 2 * (x.shape[2] // 2), 2 * (x.shape[3] // 2)
