@@ -160,6 +160,17 @@ def _foresee(values: Any, begin: Any, length: Any, pixels: Any, width: Any, chan
 
 
 @helper
+def _prepare(w: Any, leak: Any, threshold: Any, one: Any) -> None:
+    """Clear all slots, and write the leak and the threshold that all neurons share; or 0 and 1, for neurons that go along."""
+    for slot in range(0, SLOTS, BLOCK):
+        fill(w, slot, one - one)
+    fill(w, LEAK, leak[0] if len(leak) == 1 else one - one)
+    fill(w, LEVEL, threshold[0] if len(leak) == 1 else one)
+    for j in range(BLOCK):
+        w[INVERSE + j] = one / w[LEVEL + j]
+
+
+@helper
 def _begin(
     w: Any,
     leak: Any,
@@ -172,18 +183,13 @@ def _begin(
     channels: Any,
     one: Any,
 ) -> None:
-    """Clear all slots and load leaks and thresholds; where a block is not full, neurons of leak 0 and threshold 1 go along."""
-    for slot in range(0, SLOTS, BLOCK):
-        fill(w, slot, one - one)
-    fill(w, LEVEL, one)
-    if len(leak) == 1:
-        fill(w, LEAK, leak[0])
-        fill(w, LEVEL, threshold[0])
-    else:
+    """Start a block at membranes of 0, with leaks and thresholds of its own; where it is not full, others go along."""
+    fill(w, V, one - one)
+    if len(leak) > 1:
         _load(w, LEAK, leak, begin % size, length, pixels, width, channels)
         _load(w, LEVEL, threshold, begin % size, length, pixels, width, channels)
-    for j in range(BLOCK):
-        w[INVERSE + j] = one / w[LEVEL + j]
+        for j in range(BLOCK):
+            w[INVERSE + j] = one / w[LEVEL + j]
 
 
 @helper
@@ -203,6 +209,7 @@ def _forward(
     end: Any,
 ) -> None:
     w = np.empty(SLOTS, leak.dtype)
+    _prepare(w, leak, threshold, one)
     for item in range(begin, end):
         first, length, pixels, place = _place(item, size, height, width, channels)
         _begin(w, leak, threshold, size, first, length, pixels, width, channels, one)
@@ -267,9 +274,15 @@ def _backward(
     a, number, part = numbers[0], numbers[1], one if attached else one - one
     w, membranes = np.empty(SLOTS, leak.dtype), np.empty((steps, BLOCK), leak.dtype)
     bits = w.view(np.int32)
+    _prepare(w, leak, threshold, one)
     for item in range(begin, end):
         first, length, pixels, place = _place(item, size, height, width, channels)
         _begin(w, leak, threshold, size, first, length, pixels, width, channels, one)
+        fill(w, CARRY, one - one)
+        fill(w, SUM, one - one)
+        if learns:
+            fill(w, OF_LEAK, one - one)
+            fill(w, OF_LEVEL, one - one)
         # The membranes that decide on spikes: of integrate-first neurons the new ones, of fire-first neurons the old ones.
         for t in range(steps):
             if t == 0 or len(x) > 1:
