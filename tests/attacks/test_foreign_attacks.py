@@ -189,7 +189,8 @@ def test_no_radius_gives_the_nearest_point(norm, kind, digits):
     model, x, y = digits
     raw, _, success = sw.attacks.as_foolbox("fmn", norm=norm, steps=20)(FakeModel(model), x[:8], y[:8], epsilons=None)
     direct = sw.attack("fmn", steps=20)(model, x[:8], y[:8], within=kind(1))
-    assert torch.equal(kind(1).distance(x[:8], raw)[success], direct.distance[success])
+    # The model behind their interface is called as it is, ours as a copy that flattens in another order.
+    assert torch.allclose(kind(1).distance(x[:8], raw)[success], direct.distance[success], rtol=1e-4)
     assert torch.equal(success, direct.distance.isfinite())
 
 

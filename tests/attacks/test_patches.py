@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import stalwart as sw
-from stalwart.attacks import square_linf
-from stalwart.attacks.patches import known
+from stalwart.attacks.patches import Known
 from stalwart.core import jit
 from stalwart.core.layout import channels_last
 from stalwart.core.quick import flatten_as_stored, lean_copy
@@ -29,7 +28,7 @@ def stack(layers, x):
             module.running_var.uniform_(0.5, 2, generator=generator(2))
     twin = lean_copy(model)
     flatten_as_stored(twin, channels_last(x[:1]))
-    return known(twin), model
+    return Known.of(twin), model
 
 
 @st.composite
@@ -133,13 +132,13 @@ def test_square_searches_as_by_whole_passes(monkeypatch):
     square = sw.attack("square", queries=300)
     followed = []
     monkeypatch.setattr(
-        square_linf.Known,
+        Known,
         "settle",
-        lambda self, rows, old=square_linf.Known.settle: followed.append(len(rows)) or old(self, rows),
+        lambda self, rows, old=Known.settle: followed.append(len(rows)) or old(self, rows),
     )
     found = square(model, x, y, within=sw.Linf(0.05), seed=0)
     assert sum(followed) > 100
-    monkeypatch.setattr(square_linf, "known", lambda stack: None)
+    monkeypatch.setattr(Known, "of", lambda stack: None)
     whole = square(model, x, y, within=sw.Linf(0.05), seed=0)
     # Rounding may decide otherwise where two losses are equal to six digits, rarely.
     same = (found.x_adv == whole.x_adv).flatten(1).all(1)

@@ -117,6 +117,29 @@ class Known:
         self._trail: list[Tensor] = []
         self.columns = self.linear.weight.detach().t().contiguous()
 
+    @staticmethod
+    def of(stack: nn.Module) -> "Known | None":
+        """Return a record of no images yet for a stack that :func:`flatten_as_stored` has rearranged, None where it has not.
+
+        None also where anything but convolutions, poolings and layers that treat each pixel for itself comes before.
+        """
+        layers = [layer for _, layer in in_order(stack)]
+        flat = next((number for number, layer in enumerate(layers) if type(layer) is FlattenAsStored), None)
+        if flat is None:
+            return None
+        stages: list[_Stage] = []
+        for layer in layers[:flat]:
+            stage = _stage(layer)
+            if stage is not None:
+                stages.append(stage)
+            elif stages and type(layer) in _PER_CHANNEL:
+                stages[-1].each.append(layer)
+            else:
+                return None
+        linear = layers[flat + 1]
+        assert isinstance(linear, nn.Linear)
+        return Known(stages, linear, layers[flat + 2 :]) if stages else None
+
     @torch.no_grad()
     def look(self, images: Tensor) -> None:
         """Get to know images [B, C, H, W] instead of all others."""
@@ -189,26 +212,3 @@ class Known:
         for layer in self.rest:
             hidden = layer(hidden)
         return hidden
-
-
-def known(stack: nn.Module) -> Known | None:
-    """Return a record of no images yet for a stack that :func:`flatten_as_stored` has rearranged, None where it has not.
-
-    None also where anything but convolutions, poolings and layers that treat each pixel for itself comes before a linear one.
-    """
-    layers = [layer for _, layer in in_order(stack)]
-    flat = next((number for number, layer in enumerate(layers) if type(layer) is FlattenAsStored), None)
-    if flat is None:
-        return None
-    stages: list[_Stage] = []
-    for layer in layers[:flat]:
-        stage = _stage(layer)
-        if stage is not None:
-            stages.append(stage)
-        elif stages and type(layer) in _PER_CHANNEL:
-            stages[-1].each.append(layer)
-        else:
-            return None
-    linear = layers[flat + 1]
-    assert isinstance(linear, nn.Linear)
-    return Known(stages, linear, layers[flat + 2 :]) if stages else None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stalwart.attacks.losses import Goal
 from stalwart.attacks.oracle import Oracle
-from stalwart.attacks.patches import Known, known
+from stalwart.attacks.patches import Known
 from stalwart.core import jit
 from stalwart.core.random import uniform
 from stalwart.sets import ThreatSet
@@ -57,7 +57,7 @@ def search(
     best = start.flatten(1).clone()
     value, wrong = judged(oracle, goal, oracle.logits(best.view(x.shape), index, oracle.eot))
     sides = torch.cat([low.flatten(1), high.flatten(1)], 1)
-    patches = known(oracle.team.scorer) if oracle.team is not None and jit.reads(x) else None
+    patches = Known.of(oracle.team.scorer) if oracle.team is not None and jit.reads(x) else None
     climb = _Climb(oracle, goal, x.shape, index, sides, best, value, best.clone(), patches=patches)
     climb.leave(wrong)
     for count, size in sizes:

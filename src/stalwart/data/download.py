@@ -77,7 +77,11 @@ def _locked(part: Path) -> Iterator[IO[bytes]]:
             if fcntl is not None:
                 fcntl.flock(stream, fcntl.LOCK_EX)
             # Whoever held the lock may have renamed or deleted the file that was opened here.
-            if not part.exists() or not os.path.samestat(os.fstat(stream.fileno()), part.stat()):
+            try:
+                same = os.path.samestat(os.fstat(stream.fileno()), part.stat())
+            except FileNotFoundError:
+                same = False
+            if not same:
                 continue
             try:
                 yield stream
