@@ -56,7 +56,8 @@ def test_gradients_by_attack():
     model, within = network(), sw.Linf(0.8)
     with torch.no_grad():
         labels = model(X).argmax(1)
-    found = watch_spikes(model, X, labels, within=within)
+    report = sw.evaluate(model, (X, labels), within=within, suite="spiking")
+    found = report.runs[0].spikes
     assert found.attacks == ["FGSM", "PGD-10, CE", "PGD-10, margin"]
     assert [row.gradient for row in found.gradients] == ["own", *MEMBERS]
     own = sw.attack("pgd", steps=10, loss="margin")(model, X, labels, within=within, seed=0)
@@ -66,8 +67,6 @@ def test_gradients_by_attack():
     )
     assert found.gradients[1].left[1] == pytest.approx(float((~other.success).float().mean()))
     assert 0 < found.gradients[0].left[1] < found.gradients[1].left[1] < 1
-    report = sw.evaluate(model, (X, labels), within=within, suite="spiking")
-    assert report.runs[0].spikes.gradients == found.gradients
     assert 'class="heat"' in render(report)
 
 
