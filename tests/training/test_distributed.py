@@ -39,12 +39,12 @@ def tree(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def two(words, folder, launcher):
+def two(words, folder, torchrun):
     """Train in two processes; without torchrun it takes a third less, and they get from here what it would tell them."""
     port = str(random.SystemRandom().randint(20000, 60000))
     run = ["-m", "stalwart", "--threads", "1", "train", *words, "--out", str(folder), "--device", "cpu"]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if launcher == "torchrun":
+    if torchrun:
         launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
         commands, settings = [[*launch, *run]], [alone]
     else:
@@ -66,7 +66,7 @@ def two(words, folder, launcher):
 
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_two_processes_are_one(name, go, read_metrics, tmp_path):
-    said = two(RECIPES[name], tmp_path / "two", "torchrun" if name == next(iter(RECIPES)) else None)
+    said = two(RECIPES[name], tmp_path / "two", torchrun=name == next(iter(RECIPES)))
     go(RECIPES[name], tmp_path / "one")
     one, both = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
     assert len(one) == 2

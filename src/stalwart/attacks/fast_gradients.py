@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from stalwart.core import jit
+from stalwart.core.layout import has_channels_last
 
 _THIN = 4
 _RELU = (F.relu, torch.relu, Tensor.relu)
@@ -62,7 +63,13 @@ class FastGradients(TorchFunctionMode):
                 if known is not None and known[0] is x:
                     return _HalvingPool.apply(known[1], x.detach())
                 return _HalvingPool.apply(x, None)
-        elif func in _FLATTEN and args and _has_channels_last(args[0]):
+        elif (
+            func in _FLATTEN
+            and args
+            and torch.is_grad_enabled()
+            and args[0].requires_grad
+            and has_channels_last(args[0])
+        ):
             return func(_SameLayout.apply(args[0]), *args[1:], **kwargs)
         return func(*args, **kwargs)
 
@@ -77,11 +84,6 @@ class _SameLayout(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient.contiguous(memory_format=torch.channels_last)
-
-
-def _has_channels_last(x: Any) -> bool:
-    images = isinstance(x, Tensor) and x.dim() == 4 and x.requires_grad and torch.is_grad_enabled()
-    return images and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _conv2d_arguments(

@@ -61,16 +61,8 @@ def paste(words: Any) -> None:
     Arguments: (R, h, w, C of all patches, B, H, W of the images, padding down and across; which, who, place, patch, seen).
     """
     begin, end = my_share(words)
-    rows, tall, wide, channels, batch, height, width = (
-        words[3],
-        words[4],
-        words[5],
-        words[6],
-        words[7],
-        words[8],
-        words[9],
-    )
-    pad_y, pad_x = words[10], words[11]
+    rows, tall, wide, channels = words[3], words[4], words[5], words[6]
+    batch, height, width, pad_y, pad_x = words[7], words[8], words[9], words[10], words[11]
     which, who, place = int64(words[12], (words[2],)), int64(words[13], (rows,)), int64(words[14], (rows, 2))
     patch = float32(words[15], (rows, tall, wide, channels))
     seen = float32(words[16], (batch, height, width, channels))

@@ -59,7 +59,7 @@ class _Stage:
     def padded(self, x: Tensor) -> Tensor:
         """Return inputs [B, H, W, C] with zeros around them, in memory of their own."""
         down, across = self.padding
-        return nn.functional.pad(x, (0, 0, across, across, down, down)).contiguous().clone()
+        return nn.functional.pad(x, (0, 0, across, across, down, down)).contiguous()
 
     def outputs(self, seen: Tensor) -> Pair:
         """Return how many rows and columns come out of padded inputs [B, H, W, C]."""
@@ -114,7 +114,8 @@ class Known:
     hidden: Tensor = field(default_factory=torch.Tensor)
 
     def __post_init__(self) -> None:
-        self._trail: list[Tensor] = []
+        self._who = torch.empty(0, dtype=torch.long)
+        self._trail: list[tuple[Tensor, Tensor]] = []
         self.columns = self.linear.weight.detach().t().contiguous()
 
     @staticmethod
@@ -150,11 +151,9 @@ class Known:
         """Take those images that rows [R] of the last call of :meth:`logits` were about, one row each, as known from now on."""
         from stalwart.attacks import patch_kernels as kernels
 
-        who, *trail = self._trail
+        who = self._who
         paddings = [*(stage.padding for stage in self.stages), (0, 0)]
-        for seen, padding, patch, place in zip(
-            (*self.inputs, self.last), paddings, trail[::2], trail[1::2], strict=True
-        ):
+        for seen, padding, (patch, place) in zip((*self.inputs, self.last), paddings, self._trail, strict=True):
             sizes = (*patch.shape, *seen.shape[:3], *padding)
             jit.run(kernels.paste, len(rows), *sizes, rows, who, place, patch, seen)
         settled = who[rows]
@@ -170,7 +169,7 @@ class Known:
         from stalwart.attacks import patch_kernels as kernels
 
         patch, place, rows = window.permute(0, 2, 3, 1).contiguous(), corner, len(who)
-        self._trail = [who, patch, place]
+        self._who, self._trail = who, [(patch, place)]
         for stage, seen in zip(self.stages, self.inputs, strict=True):
             reached = stage.reached(_pair(patch.shape[1:3]), seen)
             spans = [(n - 1) * s + k for n, s, k in zip(reached, stage.stride, stage.kernel, strict=True)]
@@ -179,7 +178,7 @@ class Known:
             geometry = (*stage.kernel, *stage.stride, *stage.padding)
             jit.run(kernels.cut, rows, *sizes, *geometry, who, place, moved, seen, patch, cut)
             patch, place = stage(cut), moved
-            self._trail += [patch, place]
+            self._trail.append((patch, place))
         hidden = self.hidden.new_empty(rows, self.hidden.shape[1])
         sizes = (*self.last.shape, *patch.shape[1:3], self.hidden.shape[1])
         by = patch.new_empty(rows, patch[0].numel() + 1)

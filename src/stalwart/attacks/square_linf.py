@@ -130,10 +130,10 @@ class _Climb:
         sides: lowest and highest values, [B, 2 N].
         best, value: points [B, N] of largest loss, and that loss [B].
         found: points of all samples, those of who has left.
-        overhead: how many rows take as long as all else in a pass.
         rising: share of the rows run that were better than what was known, a running mean.
         changing: share of the proposals that change anything, a running mean.
         patches: what the model makes of some points, for one that windows can be followed through.
+        known: that of the best points, while windows are followed.
     """
 
     oracle: Oracle
@@ -144,10 +144,10 @@ class _Climb:
     best: Tensor
     value: Tensor
     found: Tensor
-    overhead: int = _OVERHEAD
     rising: float = 1.0
     changing: float = 1.0
     patches: Known | None = None
+    known: Known | None = None
 
     def leave(self, gone: Tensor) -> Tensor:
         """Take the samples ``gone`` [B] out, and return the places of the others."""
@@ -156,13 +156,15 @@ class _Climb:
             self.found[self.index[gone]] = self.best[gone]
             self.index, self.sides, self.goal = self.index[stay], self.sides[stay], self.goal.select(stay)
             self.best, self.value = self.best[stay], self.value[stay]
+            if self.known is not None:
+                self.known.select(stay)
         return stay
 
     def chapter(self, proposals: _Proposals, size: tuple[int, int]) -> None:
         """Try all proposals of each sample, in their order; their windows have ``size`` rows and columns."""
         count, tried = proposals.corner.shape[1], torch.zeros_like(self.index)
         following = self._compiled if jit.reads(self.best) else self._plain
-        known = self._known(size)
+        self.known = known = self._known(size)
         while len(tried) and int(tried.min()) < count:
             who, number, z = following(proposals, tried)
             if not len(who):
@@ -192,8 +194,6 @@ class _Climb:
                 gone[owner[missed[good]]] = True
                 stay = self.leave(gone)
                 tried, proposals = tried[stay], proposals.select(stay)
-                if known is not None:
-                    known.select(stay)
 
     def _judged(self, z: Tensor, who: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.oracle.logits(z.view(-1, *self.shape[1:]), self.index[who], self.oracle.eot)
@@ -205,9 +205,7 @@ class _Climb:
             return None
         self.patches.look(self.best.view(-1, *self.shape[1:]))
         self.oracle.spend(self.index)
-        pays = self.patches.share(size) + self.rising < _WORTHWHILE
-        self.overhead = _OVERHEAD_OF_PATCHES if pays else _OVERHEAD
-        return self.patches if pays else None
+        return self.patches if self.patches.share(size) + self.rising < _WORTHWHILE else None
 
     def _patched(
         self, known: Known, proposals: _Proposals, size: tuple[int, int], who: Tensor, number: Tensor, z: Tensor
@@ -223,7 +221,8 @@ class _Climb:
         """Return how many proposals of a sample to try together, those behind an accepted one being in vain."""
         if self.oracle.randomised:
             return 1
-        wanted = math.sqrt(2 * self.overhead / (len(self.index) * self.rising))
+        overhead = _OVERHEAD if self.known is None else _OVERHEAD_OF_PATCHES
+        wanted = math.sqrt(2 * overhead / (len(self.index) * self.rising))
         return max(1, min(_PASS // len(self.index), int(wanted)))
 
     def _compiled(self, proposals: _Proposals, tried: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,6 +4,11 @@ import torch
 from torch import Tensor
 
 
+def has_channels_last(x: Tensor) -> bool:
+    """Tell whether x are images [B, C, H, W] with channels last in memory, and not first as well."""
+    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def channels_last(x: Tensor) -> Tensor:
     """Return images [B, C, H, W] with channels last in memory; values and shape are unchanged.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stalwart.core.layers import WEIGHTED, in_order, is_stack, put
+from stalwart.core.layout import has_channels_last
 
 
 def lean_copy(model: nn.Module) -> nn.Module:
@@ -42,12 +43,8 @@ def flatten_as_stored(stack: nn.Module, x: Tensor) -> None:
             put(stack, place, FlattenAsStored())
             put(stack, path, _reordered(layer, image))
         whole = type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1)
-        flat = (path, z.shape[1:]) if whole and _has_channels_last(z) else None
+        flat = (path, z.shape[1:]) if whole and has_channels_last(z) else None
         z = layer(z)
-
-
-def _has_channels_last(z: Tensor) -> bool:
-    return z.dim() == 4 and z.is_contiguous(memory_format=torch.channels_last) and not z.is_contiguous()
 
 
 def _reordered(layer: nn.Linear, image: torch.Size) -> nn.Linear:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stalwart.core import jit
 from stalwart.core.errors import InputError
 from stalwart.core.hooks import removing
+from stalwart.core.layout import has_channels_last
 from stalwart.core.modes import evaluating
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import normal
@@ -74,7 +75,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         out, total = torch.empty_like(z), torch.zeros_like(_rows(r.to(z), z))
         inputs = _rows(z, z), _rows(r.to(z), z), eta.to(z), _rows(gradient, z)
         jit.run(kernels.ramp_backward, r.numel(), len(z), *inputs, _rows(out, z), total)
-        return out, total.permute(0, 3, 1, 2) if _channels_last(z) else total, None
+        return out, total.permute(0, 3, 1, 2) if has_channels_last(z) else total, None
     eta = eta.to(z.dtype)
     # threshold_backward(g, v, 0) is g where v > 0, else 0: four times as fast on the CPU as a comparison and a choice.
     above = torch.ops.aten.threshold_backward(gradient, z - r.to(z.dtype), 0)
@@ -82,18 +83,14 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
     return inside.lerp_(gradient, eta), above.sum(0, keepdim=True) * (1 - eta), None
 
 
-def _channels_last(z: Tensor) -> bool:
-    return z.dim() == 4 and not z.is_contiguous() and z.is_contiguous(memory_format=torch.channels_last)
-
-
 def _compiles(z: Tensor) -> bool:
     """Tell whether the compiled loops take z: they need numba, and 32-bit floats without gaps in the CPU's memory."""
-    return z.numel() > 0 and (z.is_contiguous() or _channels_last(z)) and jit.reads(z)
+    return z.numel() > 0 and (z.is_contiguous() or has_channels_last(z)) and jit.reads(z)
 
 
 def _rows(tensor: Tensor, z: Tensor) -> Tensor:
     """Return ``tensor`` in the order that z has in memory."""
-    return (tensor.permute(0, 2, 3, 1) if _channels_last(z) else tensor).contiguous()
+    return (tensor.permute(0, 2, 3, 1) if has_channels_last(z) else tensor).contiguous()
 
 
 param_ramp.register_autograd(_backward, setup_context=_keep)

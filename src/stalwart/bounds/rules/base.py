@@ -105,7 +105,7 @@ class Rule:
     def start(self, node: Node, rows: Tensor, signs: Tensor, walk: Walk) -> bool:
         """Begin a walk at single entries of the value, without a one-hot tensor, and tell whether that was possible.
 
-        ``rows`` are flat places [B, S] in the value, ``signs`` [S] their coefficients, 1 or -1.
+        ``rows`` are flat places [B, S] in the value, ``signs`` [S] their coefficients.
         """
         return False
 

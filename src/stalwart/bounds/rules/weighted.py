@@ -108,12 +108,8 @@ class Linear(Weighted):
         weight, bias = self.weight(node, walk.view), self.bias(node, walk.view)
         if len(node.shape) != 1 or isinstance(weight, Interval) or isinstance(bias, Interval):
             return False
-        if rows.numel() > 2 * len(weight):  # each row is taken often enough to have both of its signs at hand
-            weight, places = torch.cat([weight, -weight]), rows + len(weight) * (signs < 0)
-            taken = weight.index_select(0, places.flatten()).unflatten(0, rows.shape)
-        else:
-            taken = weight.index_select(0, rows.flatten()).unflatten(0, rows.shape).mul_(signs[:, None])
-        walk.send(parent, taken)
+        taken = weight.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        walk.send(parent, taken.mul_(signs[:, None]))
         if bias is not None:
             walk.add(bias[rows] * signs)
         return True
