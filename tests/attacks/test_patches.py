@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import stalwart as sw
+from stalwart.attacks.layout import prefers_channels_last
 from stalwart.attacks.patches import Known
 from stalwart.core import jit
 from stalwart.core.layout import channels_last
@@ -27,7 +28,7 @@ def stack(layers, x):
             module.running_mean.normal_(generator=generator(1))
             module.running_var.uniform_(0.5, 2, generator=generator(2))
     twin = lean_copy(model)
-    flatten_as_stored(twin, channels_last(x[:1]))
+    flatten_as_stored(twin, channels_last(x[:1]) if prefers_channels_last(model, x[:1]) else x[:1])
     return Known.of(twin), model
 
 

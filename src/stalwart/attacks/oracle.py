@@ -58,7 +58,7 @@ class Oracle:
             self.classes = first.shape[1]
             noisy = is_random(model)
             self.randomised = noisy or not torch.equal(first, model(probe))
-            self.channels_last = prefers_channels_last(model, probe, None if self.randomised else first)
+            self.channels_last = prefers_channels_last(model, probe)
         self.forwards[:2] += 1 + (not noisy) + self.channels_last
         self.decisive = is_target and not self.randomised
         # Draws of a deterministic model are all alike: one is enough.

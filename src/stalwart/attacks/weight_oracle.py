@@ -45,7 +45,7 @@ class WeightOracle:
             if not torch.equal(probe, x[:2]):
                 raise InputError("the model changes its input in place; let its first layer return a new tensor.")
             self.randomised = is_random(model) or not torch.equal(first, model(probe))
-            arranged = prefers_channels_last(model, probe, None if self.randomised else first)
+            arranged = prefers_channels_last(model, probe)
         self._eot = eot if self.randomised else 1
         self._x = [channels_last(part) if arranged else part for part in x.split(batch_size)]
         self._y, self._batch_size = y, batch_size

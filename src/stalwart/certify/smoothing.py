@@ -275,7 +275,7 @@ class _Voters:
                     "stalwart.stochastic.noise(model, ...)."
                 )
             size = fitting_batch(model, probe) if batch is None else batch
-            yield cls(model, sigma, size, logits.shape[1], not random and prefers_channels_last(model, probe, logits))
+            yield cls(model, sigma, size, logits.shape[1], not random and prefers_channels_last(model, probe))
 
     def votes(self, x: Tensor, count: int, seed: int) -> Tensor:
         """Return the votes [K] that ``count`` noisy copies of one input x [...] give to each class."""
