@@ -15,6 +15,7 @@ from stalwart.attacks.layout import fitting_batch, prefers_channels_last
 from stalwart.core import jit
 from stalwart.core.layout import channels_last
 from stalwart.core.random import generator
+from stalwart.spiking import LIF, Direct, SpikingNetwork, with_neurons
 
 
 @st.composite
@@ -286,3 +287,11 @@ def test_channels_last_images_that_are_misread_stay_channels_first():
     result = sw.attack("pgd")(model, x, model(x).argmax(1), within=sw.Linf(0.1))
     top = model(result.x_adv).topk(2).values
     assert torch.allclose(result.margin.abs(), (top[:, 0] - top[:, 1]), atol=1e-5)
+
+
+def test_a_spiking_network_that_computes_anew_is_asked_for_its_layout():
+    strided = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    model = SpikingNetwork(Direct(2), with_neurons(strided, 2, lambda path: LIF()), 2).eval()
+    model.recompute = True
+    assert prefers_channels_last(model, torch.rand(2, 1, 8, 8))
+    assert model.recompute

@@ -16,9 +16,10 @@ def prefers_channels_last(model: nn.Module, x: Tensor) -> bool:
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     if x.dim() != 4 or x.device.type != "cpu" or not layers:
         return False
-    hooks = [layer.register_forward_pre_hook(_refuse_misread) for layer in layers]
+    suspects = [layer for layer in layers if layer.in_channels == 1 and layer.stride[1] > 1]
+    hooks = [layer.register_forward_pre_hook(_refuse_misread) for layer in suspects]
     try:
-        with removing(hooks), torch.no_grad():
+        with removing(hooks), torch.no_grad(), keeping(model):
             model(channels_last(x))
     except RuntimeError:
         return False
@@ -27,8 +28,6 @@ def prefers_channels_last(model: nn.Module, x: Tensor) -> bool:
 
 def _refuse_misread(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     assert isinstance(layer, nn.Conv2d)
-    if layer.in_channels > 1 or layer.stride[1] == 1:
-        return
     padding = 0 if isinstance(layer.padding, str) else layer.padding[1]  # "same" has no strides
     room = inputs[0].shape[-1] + 2 * padding - layer.dilation[1] * (layer.kernel_size[1] - 1) - 1
     if room < layer.stride[1]:
