@@ -249,15 +249,18 @@ def test_one_pass_fewer_where_layers_are_known_changes_nothing(small, points):
 
 
 def test_dropout_and_noise_do_not_count_as_divergence(batch):
-    x, y = batch
+    # In 32 bits rounding alone, times beta, is as large as what is looked for.
+    x, y = batch[0].double(), batch[1]
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), GaussianHead(8, 3)
-    ).train()
+    model = (
+        nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), GaussianHead(8, 3))
+        .double()
+        .train()
+    )
     tiny = objective("weight-kl", beta=1, zeta=1e-6, init_noise=1e-7, steps=1)
     huge = objective("weight-kl", beta=1e6, zeta=1e-6, init_noise=1e-7, steps=1)
     values = [float(Trainee(copy.deepcopy(model), one)(x, y, Moment(0))[0].detach()) for one in (tiny, huge)]
-    assert values[1] == pytest.approx(values[0], abs=1e-2)
+    assert values[1] == pytest.approx(values[0], abs=1e-4)
 
 
 def test_batch_norm_sees_one_pass_and_is_not_moved(net, batch):

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-TINY = ("training.epochs=2", "training.limit=96", "training.batch_size=32")
+# Adam divides gradients by their own size: where one is 0 but for rounding, which differs, so do its steps.
+PLAIN = "training.optimiser={name: sgd, lr: 0.1, momentum: 0.9}"
+TINY = ("training.epochs=2", "training.limit=96", "training.batch_size=32", PLAIN)
 RECIPES = {
     "natural": ("digits-natural", *TINY, "data.augment={crop: 1, flip: true}"),
     # Every kind of randomness that must be cut along the batch; noise and attack in validation, where it must not.
@@ -78,7 +80,7 @@ def test_two_processes_are_one(name, go, read_metrics, tmp_path):
 
     single, shared = (load_file(tmp_path / which / "model.safetensors") for which in ("one", "two"))
     for key in single:
-        assert (single[key] - shared[key]).abs().max() < 1e-4, key
+        assert (single[key] - shared[key]).abs().max() < 1e-5, key
     assert tree(tmp_path / "two") == tree(tmp_path / "one")
     # One process prints and writes: each epoch and the end are said once.
     assert said.count("epoch 1 ") == 1

@@ -39,14 +39,17 @@ def progress(title: str, total: int, enabled: bool = True) -> Iterator[Advance]:
 
             yield advance
     else:
-        started = last = time.monotonic()
+        last = time.monotonic()
+        # Work that goes on where it was stopped begins with steps that took no time.
+        first: tuple[float, int] | None = None
 
         def line(done: int, note: str = "") -> None:
-            nonlocal last
+            nonlocal last, first
             now = time.monotonic()
+            began, before = first = first or (now, done)
             if now - last >= _LINE_EVERY:
                 last = now
-                left = (now - started) / max(1, done) * max(0, total - done) / 60
+                left = (now - began) / max(1, done - before) * max(0, total - done) / 60
                 forecast = f"about {left:.0f} min left" if left >= 1 else ""
                 print("  ".join(one for one in (f"{title}: {done}/{total}", note, forecast) if one), flush=True)
 

@@ -117,7 +117,7 @@ def train(recipe: Recipe, out: Path, source: Source, resume: bool = False, devic
             return model
         size = len(data.train) if recipe.training.limit is None else min(recipe.training.limit, len(data.train))
         batches = len(epoch_batches(size, recipe.training.batch_size, recipe.seed, 0, own.rank, own.world))
-        with progress(f"training {recipe.name}", batches, own.first) as advance:
+        with progress(f"training {recipe.name}", batches * recipe.training.epochs, own.first) as advance:
             fit = Fit(
                 model,
                 objective,

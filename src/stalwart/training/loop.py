@@ -56,7 +56,7 @@ class Fit:
         augment: applied to each training batch.
         ranks: this process among the data-parallel ones.
         fingerprint: identifies the recipe, so that a checkpoint is never resumed under another one.
-        advance: called with (batches done in this epoch, note) for a progress bar.
+        advance: called with (batches done in all epochs, note) for a progress bar.
         announce: called with each finished epoch's metrics.
     """
 
@@ -135,7 +135,7 @@ class Fit:
             if time.monotonic() - saved >= self.config.checkpoint_seconds and now.batch < len(batches):
                 now.seconds, saved = time.monotonic() - started, time.monotonic()
                 self._save()
-            self.advance(now.batch, f"epoch {now.epoch + 1}/{self.config.epochs}")
+            self.advance(now.epoch * len(batches) + now.batch, f"epoch {now.epoch + 1}/{self.config.epochs}")
         now.seconds = time.monotonic() - started
         self._finish_epoch()
 
