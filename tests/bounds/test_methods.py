@@ -246,6 +246,85 @@ def test_only_unstable_neurons_get_rows(monkeypatch):
     assert set(counted[-1].flatten().tolist()) == {2, 4}
 
 
+def rows_walked(model, shape, within, monkeypatch, **options):
+    """Return how many entries crown walks from for each layer that is walked."""
+    from stalwart.bounds import methods
+
+    counted = []
+    original = methods.entries
+    monkeypatch.setattr(
+        methods,
+        "entries",
+        lambda known, node, wanted, *rest: (
+            counted.append(int(wanted.sum())),
+            original(known, node, wanted, *rest),
+        )[1],
+    )
+    x = torch.rand(1, *shape, generator=generator(2), dtype=torch.float64)
+    with torch.no_grad():
+        bound(model, x, within, "crown", **options)
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("first", "within", "options", "walks"),
+    [
+        ([nn.Flatten(), nn.Linear(9, 20)], sw.Linf(0.4), {}, False),
+        ([nn.BatchNorm2d(1), nn.Conv2d(1, 20, 3), nn.BatchNorm2d(20), nn.Flatten()], sw.Linf(0.4), {}, False),
+        # A second product sees entries that vary together.
+        ([nn.Flatten(), nn.Linear(9, 9), nn.Linear(9, 20)], sw.Linf(0.4), {}, True),
+        # The interval is of the box around the ball.
+        ([nn.Flatten(), nn.Linear(9, 20)], sw.L2(0.4), {}, True),
+        ([nn.Flatten(), nn.Linear(9, 20)], sw.Linf(0.4), {"rigor": "rigorous"}, True),
+    ],
+)
+def test_no_walk_begins_where_intervals_are_exact(first, within, options, walks, monkeypatch):
+    torch.manual_seed(3)
+    model = nn.Sequential(*first, nn.ReLU(), nn.Linear(20, 4), nn.ReLU(), nn.Linear(4, 2)).double().eval()
+    counted = rows_walked(model, (1, 3, 3), within, monkeypatch, **options)
+    assert len(counted) == 2
+    assert (counted[0] > 0) == walks
+    assert counted[1] > 0
+
+
+@pytest.mark.skipif(not jit.available(), reason="numba is not installed")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["crown", "relaxed-crown-1"])
+def test_rows_that_pass_lines_while_they_are_copied_have_the_same_bounds(dtype, method, monkeypatch):
+    from stalwart.bounds.rules.elementwise import Function
+
+    torch.manual_seed(0)
+    # Wider than what is summed in one go.
+    model = nn.Sequential(nn.Linear(5, 1100), nn.ReLU(), nn.Linear(1100, 7), nn.ReLU(), nn.Linear(7, 3)).to(dtype)
+    x = torch.rand(3, 5, generator=generator(4), dtype=dtype)
+    original, taken = Function.taken, []
+    monkeypatch.setattr(Function, "taken", lambda *all_: taken.append(original(*all_)) or taken[-1])
+    with torch.no_grad():
+        found = bound(model, x, sw.Linf(0.1), method)
+        assert any(taken) == (method == "crown")
+        monkeypatch.setattr(Function, "taken", lambda *all_: False)
+        copied = bound(model, x, sw.Linf(0.1), method)
+    room = 1e-5 if dtype == torch.float32 else 1e-12
+    assert torch.allclose(found.lower, copied.lower, atol=room, rtol=room)
+    assert torch.allclose(found.upper, copied.upper, atol=room, rtol=room)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding"), [((1, 1), 0), *((kernel, pad) for kernel in [(3, 5), (4, 4), (5, 3)] for pad in (0, 1))]
+)
+@pytest.mark.parametrize("stride", [1, 2, 3, (2, 3)])
+def test_transposes_of_thin_convolutions_are_those_of_autograd(kernel, padding, stride):
+    model = nn.Sequential(nn.Conv2d(2, 5, kernel, stride, padding), nn.Flatten(), nn.LazyLinear(3)).double()
+    x = 0.2 + 0.6 * torch.rand(2, 2, 11, 10, generator=generator(5), dtype=torch.float64)
+    model(x)
+    (slope,) = torch.autograd.functional.jacobian(lambda z: model(z).sum(0), (x,))
+    spread = 0.1 * slope.abs().flatten(2).sum(2).T
+    with torch.no_grad():
+        found = bound(model, x, sw.Linf(0.1), "crown")
+        assert torch.allclose(found.upper - model(x), spread)
+        assert torch.allclose(model(x) - found.lower, spread)
+
+
 def test_intervals_on_weights():
     source = generator(9)
     models = {

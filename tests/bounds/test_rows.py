@@ -21,6 +21,8 @@ from stalwart.core import jit
 from stalwart.core.random import generator
 
 TYPES = [torch.float32, torch.float64]
+SIZES = [37, 2100]
+"""One run of sums, and several."""
 needs_numba = pytest.mark.skipif(not jit.available(), reason="numba is not installed")
 
 
@@ -36,15 +38,16 @@ def random(*shape, dtype, seed):
 @needs_numba
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("at", [0.0, 0.5])
-def test_lines_and_their_gradients_equal_autograd(dtype, at, monkeypatch):
-    parts = [random(3, 37, dtype=dtype, seed=seed) for seed in range(4)]
-    free = random(3, 37, dtype=dtype, seed=4) > 0
+@pytest.mark.parametrize("size", SIZES)
+def test_lines_and_their_gradients_equal_autograd(dtype, at, size, monkeypatch):
+    parts = [random(3, size, dtype=dtype, seed=seed) for seed in range(4)]
+    free = random(3, size, dtype=dtype, seed=4) > 0
 
     def run():
-        a = random(3, 5, 37, dtype=dtype, seed=5).requires_grad_()
-        slopes = random(3, 5, 37, dtype=dtype, seed=6).requires_grad_()
+        a = random(3, 5, size, dtype=dtype, seed=5).requires_grad_()
+        slopes = random(3, 5, size, dtype=dtype, seed=6).requires_grad_()
         out, added = RowLines(Lines(*parts), free, slopes, at, 0.3).passed(a)
-        weights = random(3, 5, 37, dtype=dtype, seed=7)
+        weights = random(3, 5, size, dtype=dtype, seed=7)
         total = (out * weights).sum() + (added * weights[..., 0]).sum()
         return out, added, *torch.autograd.grad(total, [a, slopes])
 
@@ -56,11 +59,12 @@ def test_lines_and_their_gradients_equal_autograd(dtype, at, monkeypatch):
 
 @needs_numba
 @pytest.mark.parametrize("dtype", TYPES)
-def test_the_minimum_over_a_box_equals_autograd(dtype, monkeypatch):
-    centre, reach = random(3, 37, dtype=dtype, seed=0), random(3, 37, dtype=dtype, seed=1).abs()
+@pytest.mark.parametrize("size", SIZES)
+def test_the_minimum_over_a_box_equals_autograd(dtype, size, monkeypatch):
+    centre, reach = random(3, size, dtype=dtype, seed=0), random(3, size, dtype=dtype, seed=1).abs()
 
     def run():
-        a = random(3, 5, 37, dtype=dtype, seed=2)
+        a = random(3, 5, size, dtype=dtype, seed=2)
         a[0, 0, 0] = 0
         a.requires_grad_()
         found = box_minimum(a, centre, reach)

@@ -20,7 +20,7 @@ from stalwart.bounds.piecewise import Hinge, is_convex_hinge
 from stalwart.bounds.propagation import Propagation, Refine
 from stalwart.bounds.rows import RowBox, RowLines, box_minimum, climb
 from stalwart.bounds.rules.base import View, batched_arguments
-from stalwart.bounds.rules.elementwise import Function, function_of, settled
+from stalwart.bounds.rules.elementwise import Function, function_of
 from stalwart.bounds.rules.table import rule_of
 from stalwart.core.numbers import require
 from stalwart.graph import Node
@@ -176,6 +176,10 @@ class Rows(View):
             return Patches(out.reshape(shape), coefficients.places, coefficients.image), added.reshape(shape[:2])
         return out, added
 
+    def alone(self, node: Node) -> bool:
+        """Tell whether slopes are free there."""
+        return node in self.free
+
     def least(self, coefficients: Tensor | Patches) -> Tensor | None:
         """Minimise over a box with gradients; balls are left to the region."""
         if self.known.region.within is not None:
@@ -253,15 +257,12 @@ def refine(how: Ascent) -> Refine:
     def improved(known: Propagation, node: Node, held: Interval) -> Interval:
         if node is known.graph.input:
             return held
-        users = [one for one in known.relaxed if node in one.parents]
-        wanted = torch.zeros_like(held.lower, dtype=torch.bool)
-        for user in users:
-            wanted |= ~settled(user, known) if isinstance(rule_of(user), Function) else True
+        wanted = known.wanted(node)
         better = held.intersect(entries(known, node, wanted))
         if how.iterations == 1 or not free_nodes(known, node):
             return better
         still = torch.zeros_like(wanted)
-        for user in users:
+        for user in (one for one in known.relaxed if node in one.parents):
             if isinstance(rule_of(user), Function):
                 still |= ~function_of(user, known).linear_on(better.lower, better.upper)
             else:

@@ -6,6 +6,7 @@ Of R = B * S rows, S in turn belong to one sample. ``wide`` says whether floats 
 import math
 from typing import Any
 
+from stalwart.bounds.kernels import RUN, least
 from stalwart.core.jit import compiled, helper, summing
 from stalwart.core.jit_arguments import float32, float64, my_share, uint8
 
@@ -15,8 +16,8 @@ def _pass_run(
     a: Any, s: Any, free: Any, lower: Any, low: Any, upper: Any, high: Any, at: Any, kink: Any, out: Any
 ) -> Any:
     """Write a⁺ lower + a⁻ upper, the lower slope s where free, and return Σ a⁺ low + a⁻ high."""
-    total = a[0] * 0
-    zero = total
+    zero = a.dtype.type(0)
+    total = zero
     for j in range(len(a)):
         above, below = max(a[j], zero), min(a[j], zero)
         slope = s[j] if free[j] else lower[j]
@@ -42,9 +43,16 @@ def _pass(
     i: Any,
     k: Any,
 ) -> None:
+    size = a.shape[1]
     for r in range(i, k):
-        b = r // rows
-        sums[r] = _pass_run(a[r], s[r], free[b], lower[b], low[b], upper[b], high[b], ends[0], ends[1], out[r])
+        b, total = r // rows, 0.0
+        for begin in range(0, size, RUN):
+            run = slice(begin, min(size, begin + RUN))
+            total += _pass_run(
+                a[r, run], s[r, run], free[b, run], lower[b, run], low[b, run], upper[b, run], high[b, run],
+                ends[0], ends[1], out[r, run],
+            )  # fmt: skip
+        sums[r] = total
 
 
 @helper
@@ -70,7 +78,7 @@ def _pull_run(
 
 @helper
 def _slope_run(a: Any, free: Any, at: Any, g: Any, one: Any, ds: Any) -> None:
-    zero = at * 0
+    zero = a.dtype.type(0)
     for j in range(len(a)):
         ds[j] = max(a[j], zero) * (g[j] - at * one) if free[j] else zero
 
@@ -103,7 +111,7 @@ def _pull(
 
 @helper
 def _box_pull_run(a: Any, centre: Any, reach: Any, one: Any, da: Any) -> None:
-    zero = one * 0
+    zero = a.dtype.type(0)
     for j in range(len(a)):
         spread = reach[j] if a[j] > 0 else (-reach[j] if a[j] < 0 else zero)
         da[j] = one * (centre[j] - spread)
@@ -115,18 +123,10 @@ def _box_pull(a: Any, centre: Any, reach: Any, c: Any, da: Any, rows: Any, i: An
         _box_pull_run(a[r], centre[r // rows], reach[r // rows], c[r], da[r])
 
 
-@summing
-def _box_run(a: Any, centre: Any, reach: Any) -> Any:
-    total = a[0] * 0
-    for j in range(len(a)):
-        total += a[j] * centre[j] - abs(a[j]) * reach[j]
-    return total
-
-
 @helper
 def _box(a: Any, centre: Any, reach: Any, sums: Any, rows: Any, i: Any, k: Any) -> None:
     for r in range(i, k):
-        sums[r] = _box_run(a[r], centre[r // rows], reach[r // rows])
+        sums[r] = least(a[r], centre[r // rows], reach[r // rows])
 
 
 @helper

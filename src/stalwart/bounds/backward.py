@@ -16,6 +16,7 @@ from stalwart.bounds.patches import Patches
 from stalwart.bounds.propagation import Propagation
 from stalwart.bounds.rules.base import Forms, View, Walk, dot
 from stalwart.bounds.rules.table import rule_of
+from stalwart.bounds.taken import Taken
 from stalwart.graph import Node
 
 Found = TypeVar("Found")
@@ -34,15 +35,20 @@ class BackwardWalk(Walk):
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self.pending: dict[Node, Tensor | Patches] = {}
+        self.pending: dict[Node, Tensor | Patches | Taken] = {}
         self.constant: Tensor | float = 0.0
         self.heaviest = 1
         self.lost: Tensor | float = 0.0
         self._running: Tensor | None = None
 
-    def send(self, parent: Node, coefficients: Tensor | Patches) -> None:
+    def send(self, parent: Node, coefficients: Tensor | Patches | Taken) -> None:
         """Add coefficients to those of a parent."""
         held = self.pending.get(parent)
+        if isinstance(coefficients, Taken):
+            assert held is None, "rows of a matrix begin a walk"
+            self.pending[parent] = coefficients
+            self.heaviest = max(self.heaviest, coefficients.matrix.shape[1])
+            return
         if isinstance(coefficients, Patches) and not (
             coefficients.is_small and (held is None or isinstance(held, Patches))
         ):
@@ -51,7 +57,7 @@ class BackwardWalk(Walk):
             held = held.dense()
         self.pending[parent] = coefficients if held is None else held + coefficients  # type: ignore[operator]
         values = coefficients.coefficients if isinstance(coefficients, Patches) else coefficients
-        self.heaviest = max(self.heaviest, values[0, 0].numel())
+        self.heaviest = max(self.heaviest, math.prod(values.shape[2:]))
 
     def add(self, constant: Tensor) -> None:
         """Add to the constants."""
@@ -96,6 +102,12 @@ def lower_bound(
         coefficients = walk.pending.pop(node, None)
         if coefficients is None:
             continue
+        stops = node is known.graph.input or (depth is not None and passed.get(node, 0) >= depth)
+        if isinstance(coefficients, Taken):
+            if not (stops or known.rigorous) and rule_of(node).taken(node, coefficients, walk):
+                _count(node, known, passed)
+                continue
+            coefficients = coefficients.dense()
         if known.rigorous:
             if isinstance(coefficients, Patches):
                 coefficients = coefficients.dense()
@@ -108,7 +120,6 @@ def lower_bound(
             if node is known.graph.input and known.region.within is None:
                 known.region.add_minimum(coefficients, walk.running(coefficients.coefficients))
                 continue
-            stops = node is known.graph.input or (depth is not None and passed.get(node, 0) >= depth)
             if not stops and rule_of(node).patched(node, coefficients, walk):
                 _count(node, known, passed)
                 continue

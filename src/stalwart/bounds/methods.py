@@ -16,9 +16,7 @@ from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import check_strategy
 from stalwart.bounds.propagation import Propagation, Refine
 from stalwart.bounds.region import Region
-from stalwart.bounds.rules.elementwise import Function, settled
 from stalwart.bounds.rules.spread import moved
-from stalwart.bounds.rules.table import rule_of
 from stalwart.core.checks import check_images, check_labels
 from stalwart.core.errors import InputError, UsageError
 from stalwart.core.registry import suggest
@@ -272,11 +270,7 @@ def _by_walk(depth: int | None) -> Refine | None:
     def refine(known: Propagation, node: Node, held: Interval) -> Interval:
         if node is known.graph.input:
             return held
-        wanted = torch.zeros_like(held.lower, dtype=torch.bool)
-        for user in known.relaxed:
-            if node in user.parents:
-                wanted |= ~settled(user, known) if isinstance(rule_of(user), Function) else True
-        return entries(known, node, wanted, None if depth is None else depth - 1, "forms")
+        return entries(known, node, known.wanted(node), None if depth is None else depth - 1, "forms")
 
     return refine
 

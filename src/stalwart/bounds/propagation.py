@@ -1,6 +1,7 @@
 """Intervals, lines and linear forms of every node of a graph over one region, made when asked for."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import Lines
 from stalwart.bounds.region import Region
 from stalwart.bounds.rules.base import Forms, View, batched_arguments
-from stalwart.bounds.rules.elementwise import Function, lines_of
+from stalwart.bounds.rules.elementwise import Function, lines_of, settled
 from stalwart.bounds.rules.spread import check_uses
 from stalwart.bounds.rules.table import rule_of
 from stalwart.graph import Graph, Node
@@ -102,6 +103,29 @@ class Propagation(View):
             else:
                 self._forms[node] = rule_of(node).forward(node, self.forms, self)
         return self._forms[node]
+
+    def wanted(self, node: Node) -> Tensor:
+        """Return which entries [B, ...] of a nonlinear operator's operand a walk may narrow, and so make lines tighter."""
+        found = torch.zeros_like(self.interval(node).lower, dtype=torch.bool)
+        if not self.rigorous and self._is_exact(node):
+            return found
+        for user in self.relaxed:
+            if node in user.parents:
+                found |= ~settled(user, self) if isinstance(rule_of(user), Function) else True
+        return found
+
+    def _is_exact(self, node: Node) -> bool:
+        """Tell whether a node's interval is what it takes over a box: at most one operator on the way combines entries."""
+        if self.region.within is not None or any(isinstance(value, Interval) for value in self._fixed.values()):
+            return False
+        combined = 0
+        while node is not self.graph.input:
+            parents = batched_arguments(node)
+            if node in self.relaxed or len(parents) != 1 or combined > 1:
+                return False
+            combined += not (rule_of(node).entrywise and math.prod(node.shape) == math.prod(parents[0].shape))
+            node = parents[0]
+        return combined <= 1
 
     def concretise(self, forms: Forms) -> Interval:
         """Return the interval that linear forms give over the region."""

@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from stalwart.bounds.backward import out_of_memory
 from stalwart.bounds.methods import Method, find_method, margin_bound, propagate
 from stalwart.bounds.propagation import Propagation
-from stalwart.bounds.rules.base import batched_arguments
-from stalwart.bounds.rules.elementwise import Function, settled
-from stalwart.bounds.rules.table import rule_of
 from stalwart.certify.dataset import COMPLETE
 from stalwart.certify.neurons import LayerStatus, neuron_status, together
 from stalwart.certify.problem import proven
@@ -248,7 +245,7 @@ def _room(known: Propagation, method: Method) -> int:
         for node, size in sizes.items():
             before += size
             if node in known.operands:
-                count = _unsettled(known, node)
+                count = int(known.wanted(node).flatten(1).sum(1).max())
                 rows, touched = rows + count, touched + 16 * count * before
         if touched > _WALK_BYTES:
             raise _Refused(
@@ -264,14 +261,3 @@ def _room(known: Propagation, method: Method) -> int:
             )
         return max(1, min(_BATCH, _CHUNK_BYTES // each))
     return _BATCH
-
-
-def _unsettled(known: Propagation, node: object) -> int:
-    """Return how many entries of an operand walks must bound, for the neediest sample."""
-    wanted = 0
-    for user in known.relaxed:
-        if node in batched_arguments(user):
-            if not isinstance(rule_of(user), Function):
-                return math.prod(batched_arguments(user)[0].shape)
-            wanted = max(wanted, int((~settled(user, known)).flatten(1).sum(1).max()))
-    return wanted

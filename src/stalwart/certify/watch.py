@@ -8,6 +8,7 @@ from torch import Tensor
 from stalwart.bounds.backward import BackwardWalk
 from stalwart.bounds.patches import Patches
 from stalwart.bounds.rules.base import View
+from stalwart.bounds.taken import Taken
 from stalwart.graph import Node
 
 
@@ -30,7 +31,7 @@ class _Pending(dict[Node, Any]):
     def pop(self, key: Node, default: Any = None) -> Any:
         found = super().pop(key, default)
         if key in self.nodes and found is not None:
-            if isinstance(found, Patches):
+            if isinstance(found, Patches | Taken):
                 found = found.dense()
             # Compiled loops overwrite what they are given.
             self.seen[key] = found.detach().clone()

@@ -11,6 +11,7 @@ from torch import Tensor
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import Lines
 from stalwart.bounds.patches import Patches
+from stalwart.bounds.taken import Taken
 from stalwart.graph import Node
 from stalwart.graph.graph import evaluate
 
@@ -56,6 +57,10 @@ class View(abc.ABC):
         """
         return None
 
+    def alone(self, node: Node) -> bool:
+        """Tell whether rows take lines of their own at an elementwise node."""
+        return False
+
     def least(self, coefficients: Tensor | Patches) -> Tensor | None:
         """Return the smallest values [B, S] over the inputs, where this view has a way of its own to find them."""
         return None
@@ -67,7 +72,7 @@ class Walk(abc.ABC):
     view: View
 
     @abc.abstractmethod
-    def send(self, parent: Node, coefficients: Tensor | Patches) -> None:
+    def send(self, parent: Node, coefficients: Tensor | Patches | Taken) -> None:
         """Add coefficients [B, S, ...] to those of a parent."""
 
     @abc.abstractmethod
@@ -84,10 +89,12 @@ class Rule:
 
     Attributes:
         relaxed: whether the rule encloses a nonlinear operator, so that tighter intervals of its parents make it tighter.
+        entrywise: whether each entry of the value depends on one entry of a single operand of the same size.
         options: keyword arguments of the operator that the rule heeds; None for all, where it runs the operator itself.
     """
 
     relaxed: ClassVar[bool] = False
+    entrywise: ClassVar[bool] = False
     options: ClassVar[frozenset[str] | None] = frozenset()
 
     def interval(self, node: Node, view: View) -> Interval:
@@ -100,6 +107,10 @@ class Rule:
 
     def patched(self, node: Node, patches: Patches, walk: Walk) -> bool:
         """Do what ``backward`` does for patches, and tell whether that was possible; dense coefficients serve if not."""
+        return False
+
+    def taken(self, node: Node, taken: Taken, walk: Walk) -> bool:
+        """Do the same for rows of a matrix that are not copied yet."""
         return False
 
     def start(self, node: Node, rows: Tensor, signs: Tensor, walk: Walk) -> bool:

@@ -69,8 +69,7 @@ class Convolution(Weighted):
         if isinstance(padding, str):
             padding = _explicit(padding, kernel, dilation)
         if len(stride) == 2 and groups == 1 and weight.shape[1] <= _THIN:
-            columns = weight.flatten(1).t() @ a.flatten(2)
-            return F.fold(columns, parent.shape[1:], kernel, dilation, padding, stride)
+            return _thin(a, weight, parent.shape[1:], dilation, padding, stride)
         extra = [
             size - ((out - 1) * step - 2 * pad + gap * (side - 1) + 1)
             for size, out, step, pad, gap, side in zip(
@@ -142,7 +141,30 @@ def _transposed(a: Tensor, weight: Tensor, stride: tuple[int, ...], dilation: tu
         (side - 1) * step + (taps - 1) * gap + 1
         for side, step, taps, gap in zip(a.shape[2:], stride, kernel, dilation, strict=True)
     )
-    return F.fold(weight.flatten(1).t() @ a.flatten(2), sides, kernel, dilation, 0, stride)
+    return _thin(a, weight, sides, dilation, (0, 0), stride)
+
+
+def _thin(
+    a: Tensor,
+    weight: Tensor,
+    sides: tuple[int, ...],
+    dilation: tuple[int, ...],
+    padding: tuple[int, ...],
+    stride: tuple[int, ...],
+) -> Tensor:
+    """Return the transposed convolution [N, C_in, *sides] to few channels."""
+    step = stride[0]
+    if step == 1 or step != stride[1] or any(gap != 1 for gap in dilation):
+        return F.fold(weight.flatten(1).t() @ a.flatten(2), sides, weight.shape[2:], dilation, padding, stride)
+    # Each of the step x step entries that lie alike between strides sees its own taps: they are channels of a convolution
+    # at the operand's size (Shi et al., 2016, arXiv 1609.05158).
+    tall, wide = (-(-taps // step) for taps in weight.shape[2:])
+    taps = F.pad(weight, (0, wide * step - weight.shape[3], 0, tall * step - weight.shape[2]))
+    taps = taps.unflatten(3, (wide, step)).unflatten(2, (tall, step)).permute(1, 3, 5, 0, 2, 4)
+    parts = F.conv2d(a, taps.flip(4, 5).flatten(0, 2), None, 1, (tall - 1, wide - 1))
+    whole = F.pixel_shuffle(parts, step)
+    (top, left), (height, width) = padding, sides
+    return F.pad(whole, (-left, width + left - whole.shape[3], -top, height + top - whole.shape[2]))
 
 
 def _explicit(padding: str, kernel: Any, dilation: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from stalwart.bounds.lines import Lines
 from stalwart.bounds.patches import Patches, fast, is_wide
 from stalwart.bounds.piecewise import is_convex_hinge
 from stalwart.bounds.rules.base import Forms, Rule, View, Walk, batched_arguments, dot
+from stalwart.bounds.taken import Taken
 from stalwart.core import jit
 from stalwart.core.errors import InputError
 from stalwart.core.registry import lookup
@@ -157,6 +158,17 @@ class Function(Rule):
         if lines.lower_slope.dim() != 4 or not fast(patches.coefficients, lines.lower_slope, lines.upper_slope):
             return False
         walk.send(parent, patches.relax(lines, walk.running(patches.coefficients)))
+        return True
+
+    def taken(self, node: Node, taken: Taken, walk: Walk) -> bool:
+        """Do the same while rows are copied."""
+        (parent,) = batched_arguments(node)
+        if walk.view.alone(node):
+            return False
+        lines = walk.view.lines(node)
+        if lines.lower_slope.dim() != 2 or not fast(taken.matrix, taken.signs, lines.lower_slope, lines.upper_slope):
+            return False
+        walk.send(parent, taken.relax(lines, walk.running(taken.places)))
         return True
 
     def _passed_own(self, node: Node, coefficients: Tensor | Patches, walk: Walk) -> bool:

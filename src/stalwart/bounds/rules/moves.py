@@ -67,6 +67,8 @@ class Move(Rule):
 class Reshape(Move):
     """A new shape for the same values."""
 
+    entrywise = True
+
     def backward(self, node: Node, coefficients: Tensor, walk: Walk) -> None:
         """Give the coefficients the operand's shape."""
         (parent,) = batched_arguments(node)
@@ -75,6 +77,8 @@ class Reshape(Move):
 
 class Same(Move):
     """An operator that does nothing: dropout in evaluation mode, copies, casts."""
+
+    entrywise = True
 
     def backward(self, node: Node, coefficients: Tensor, walk: Walk) -> None:
         """Hand the coefficients on."""
@@ -90,6 +94,8 @@ class Same(Move):
 
 class Add(Move):
     """x + alpha y with alpha > 0; either may be fixed."""
+
+    entrywise = True
 
     def backward(self, node: Node, coefficients: Tensor, walk: Walk) -> None:
         """Hand the coefficients to both operands of the full shape; broadcasting ones take the general way."""

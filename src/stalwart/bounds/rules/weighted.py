@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.patches import Patches
 from stalwart.bounds.rules.base import Forms, Rule, View, Walk, batched_arguments, dot, each_row, ends_of, least
+from stalwart.bounds.taken import Taken
 from stalwart.core.errors import InputError
 from stalwart.graph import Node
 
@@ -103,13 +104,12 @@ class Linear(Weighted):
         return view.fixed(node.args[2]) if len(node.args) > 2 else None
 
     def start(self, node: Node, rows: Tensor, signs: Tensor, walk: Walk) -> bool:
-        """Take rows of W."""
+        """Begin with rows of W."""
         (parent,) = batched_arguments(node)
         weight, bias = self.weight(node, walk.view), self.bias(node, walk.view)
         if len(node.shape) != 1 or isinstance(weight, Interval) or isinstance(bias, Interval):
             return False
-        taken = weight.index_select(0, rows.flatten()).unflatten(0, rows.shape)
-        walk.send(parent, taken.mul_(signs[:, None]))
+        walk.send(parent, Taken(weight, rows, signs))
         if bias is not None:
             walk.add(bias[rows] * signs)
         return True
@@ -125,6 +125,8 @@ class Linear(Weighted):
 
 class Scale(Weighted):
     """x times a fixed factor, entry by entry, plus a fixed offset: products, quotients, negation, differences, batch norm."""
+
+    entrywise = True
 
     def times(self, node: Node, view: View, weight: Tensor, x: Tensor) -> Tensor:
         """Return the product."""
