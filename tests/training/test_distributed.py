@@ -1,5 +1,6 @@
 """Two processes train as one process with the same global batch does, and only the first writes."""
 
+import json
 import os
 import random
 import subprocess
@@ -41,17 +42,8 @@ def tree(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def two(words, folder, torchrun):
-    """Train in two processes; without torchrun it takes a third less, and they get from here what it would tell them."""
-    port = str(random.SystemRandom().randint(20000, 60000))
-    run = ["-m", "stalwart", "--threads", "1", "train", *words, "--out", str(folder), "--device", "cpu"]
-    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if torchrun:
-        launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
-        commands, settings = [[*launch, *run]], [alone]
-    else:
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        commands, settings = [run] * 2, [alone | shared | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(2)]
+def both(commands, settings):
+    """Return what two processes print."""
     started = [
         subprocess.Popen([sys.executable, *command], env=one, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for command, one in zip(commands, settings, strict=True)
@@ -63,28 +55,70 @@ def two(words, folder, torchrun):
             process.kill()
     for process, (_, errors) in zip(started, said, strict=True):
         assert process.returncode == 0, errors
-    return "".join(out for out, _ in said)
+    return [out for out, _ in said]
+
+
+def port():
+    return str(random.SystemRandom().randint(20000, 60000))
+
+
+def words_of(name, folder):
+    return ["--threads", "1", "train", *RECIPES[name], "--out", str(folder / name), "--device", "cpu"]
+
+
+ONE_AFTER_ANOTHER = """
+import json, os, sys
+from stalwart.cli.main import run
+
+for name, port, words in json.loads(sys.argv[1]):
+    os.environ["MASTER_PORT"] = port
+    print("recipe", name, flush=True)
+    try:
+        run(words)
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Return the folder of runs in two processes each, by recipe, and what the two printed, by recipe."""
+    folder = tmp_path_factory.mktemp("two")
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    first, *others = RECIPES
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port(), "-m", "stalwart"]
+    said = {first: both([[*launch, *words_of(first, folder)]], [alone])[0]}
+    # Most of the time goes into starting a process, so that two train all others; from here they get what torchrun tells.
+    jobs = json.dumps([[name, port(), words_of(name, folder)] for name in others])
+    shared = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    settings = [alone | shared | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(2)]
+    for out in both([["-c", ONE_AFTER_ANOTHER, jobs]] * 2, settings):
+        for part in out.split("recipe ")[1:]:
+            name, _, text = part.partition("\n")
+            said[name] = said.get(name, "") + text
+    return folder, said
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_two_processes_are_one(name, go, read_metrics, tmp_path):
-    said = two(RECIPES[name], tmp_path / "two", torchrun=name == next(iter(RECIPES)))
-    go(RECIPES[name], tmp_path / "one")
-    one, both = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
+def test_two_processes_are_one(name, two, go, read_metrics, tmp_path):
+    folder, said = two
+    go(RECIPES[name], tmp_path)
+    one, other = read_metrics(tmp_path), read_metrics(folder / name)
     assert len(one) == 2
-    for a, b in zip(one, both, strict=True):
+    for a, b in zip(one, other, strict=True):
         assert a.keys() == b.keys()
         for key in a:
             assert b[key] == pytest.approx(a[key], abs=1e-5, rel=1e-5), key
     from safetensors.torch import load_file
 
-    single, shared = (load_file(tmp_path / which / "model.safetensors") for which in ("one", "two"))
+    single, shared = (load_file(where / "model.safetensors") for where in (tmp_path, folder / name))
     for key in single:
         assert (single[key] - shared[key]).abs().max() < 1e-5, key
-    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+    assert tree(folder / name) == tree(tmp_path)
     # One process prints and writes: each epoch and the end are said once.
-    assert said.count("epoch 1 ") == 1
-    assert said.count("trained ") == 1
+    assert said[name].count("epoch 1 ") == 1
+    assert said[name].count("trained ") == 1
 
 
 def test_one_process_on_other_noise_differs(go, read_metrics, tmp_path):

@@ -14,6 +14,7 @@ from stalwart.bounds import rounding
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.patches import Patches
 from stalwart.bounds.propagation import Propagation
+from stalwart.bounds.rows import box_minimum
 from stalwart.bounds.rules.base import Forms, View, Walk, dot
 from stalwart.bounds.rules.table import rule_of
 from stalwart.bounds.taken import Taken
@@ -129,7 +130,7 @@ def lower_bound(
         elif depth is not None and node in known.relaxed and passed.get(node, 0) >= depth:
             if end == "interval":
                 x = known.interval(node)
-                walk.add(dot(coefficients, x.centre) - dot(coefficients.abs(), x.reach))
+                walk.add(box_minimum(coefficients, x.centre, x.reach))
             else:
                 walk.add(_through_forms(known, coefficients, known.forms(node)))
         else:

@@ -1,5 +1,7 @@
 """Checks of what users hand in: a clear error beats a wrong number."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,11 +24,10 @@ def check_images(x: Tensor, low: float = 0.0, high: float = 1.0, what: str = "im
     if x.dim() < 2 or x.numel() == 0:
         raise InputError(f"{what} must have shape [B, ...] with B >= 1, got {list(x.shape)}.")
     flat = x.detach().flatten(1)
-    finite = torch.isfinite(flat).all(1)
-    if not finite.all():
-        bad = int((~finite).nonzero()[0])
+    smallest, largest = float(flat.min()), float(flat.max())  # NaN if any entry is
+    if not (math.isfinite(smallest) and math.isfinite(largest)):
+        bad = int((~torch.isfinite(flat).all(1)).nonzero()[0])
         raise InputError(f"{what} hold NaN or infinity, first in sample {bad}; clean the data before use.")
-    smallest, largest = float(flat.min()), float(flat.max())
     if smallest < low - _TOLERANCE or largest > high + _TOLERANCE:
         raise InputError(
             f"{what} must lie in [{low:g}, {high:g}] but span [{smallest:.4g}, {largest:.4g}]. "
