@@ -290,6 +290,16 @@ def test_no_walk_begins_where_intervals_are_exact(first, within, options, walks,
     assert counted[1] > 0
 
 
+def test_an_operand_that_is_taken_from_itself_is_walked():
+    class Vanishing(nn.Module):
+        def forward(self, x):
+            return torch.relu(x - x)
+
+    with torch.no_grad():
+        found = bound(Vanishing(), torch.full((1, 2), 0.5, dtype=torch.float64), sw.Linf(0.1), "crown")
+    assert torch.equal(found.upper, torch.zeros(1, 2, dtype=torch.float64)), "intervals alone say 0.2"
+
+
 @pytest.mark.skipif(not jit.available(), reason="numba is not installed")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("method", ["crown", "relaxed-crown-1"])

@@ -120,7 +120,7 @@ class Propagation(View):
             return False
         combined = 0
         while node is not self.graph.input:
-            parents = batched_arguments(node)
+            parents = [parent for parent in node.parents if parent.batched]
             if node in self.relaxed or len(parents) != 1 or combined > 1:
                 return False
             combined += not (rule_of(node).entrywise and math.prod(node.shape) == math.prod(parents[0].shape))
