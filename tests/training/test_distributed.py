@@ -49,10 +49,12 @@ def both(commands, settings):
         for command, one in zip(commands, settings, strict=True)
     ]
     try:
-        said = [process.communicate(timeout=240) for process in started]
+        for process in started:
+            process.wait(240)
     finally:
         for process in started:
             process.kill()
+        said = [process.communicate() for process in started]
     for process, (_, errors) in zip(started, said, strict=True):
         assert process.returncode == 0, errors
     return [out for out, _ in said]

@@ -61,6 +61,11 @@ class Convolution(Weighted):
         stride, padding, dilation, groups = self.geometry(node)
         return _FORWARD[len(stride)](x, weight, None, stride, padding, dilation, groups)
 
+    def shifted(self, node: Node, view: View, weight: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+        """Return the convolution with its bias in one operator."""
+        stride, padding, dilation, groups = self.geometry(node)
+        return _FORWARD[len(stride)](x, weight, bias.flatten(), stride, padding, dilation, groups)
+
     def transposed(self, node: Node, view: View, weight: Tensor, a: Tensor) -> Tensor:
         """Return the transposed convolution that ends at the input's size."""
         stride, padding, dilation, groups = self.geometry(node)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stalwart.bounds import ramps
 from stalwart.bounds.elementwise import ELEMENTWISE
 from stalwart.bounds.envelope import Envelope
 from stalwart.bounds.interval import Interval
@@ -116,6 +117,19 @@ def function_of(node: Node, view: View) -> Any:
     return Envelope(*(reversed(ends) if name == "prelu" else ends))
 
 
+def _ramp(node: Node, view: View) -> tuple[Tensor | None, float | Tensor] | None:
+    """Return the length, None for no end, and the outer slope of a ReLU, a leaky one or a ramp; None for other functions."""
+    if node.op == "relu":
+        return None, 0.0
+    if node.op == "leaky_relu":
+        slope = float(_argument(node, view, 1, "negative_slope", 0.01))
+        return (None, slope) if 0 <= slope <= 1 else None
+    if node.op == "stalwart::param_ramp":
+        length = _length(node, view)
+        return None if isinstance(length, Interval) else (length, view.fixed(node.args[2]))
+    return None
+
+
 class Function(Rule):
     """y_i = σ(x_i)."""
 
@@ -128,7 +142,11 @@ class Function(Rule):
     def interval(self, node: Node, view: View) -> Interval:
         """Return the function's own interval."""
         (parent,) = batched_arguments(node)
-        x, function = view.interval(parent), function_of(node, view)
+        x = view.interval(parent)
+        ramp = _ramp(node, view)
+        if ramp is not None and ramps.takes(x):
+            return ramps.ramped(x, *ramp)
+        function = function_of(node, view)
         try:
             return Interval(*function.interval(x.lower, x.upper))
         except InputError as problem:

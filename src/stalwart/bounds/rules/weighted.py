@@ -34,6 +34,10 @@ class Weighted(Rule):
         """Return W x for x [N, ...]."""
         raise NotImplementedError
 
+    def shifted(self, node: Node, view: View, weight: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+        """Return W x + c for x [N, ...]."""
+        return self.times(node, view, weight, x) + bias
+
     def transposed(self, node: Node, view: View, weight: Tensor, a: Tensor) -> Tensor:
         """Return a W for a [N, ...] of the value's shape."""
         raise NotImplementedError
@@ -44,14 +48,15 @@ class Weighted(Rule):
         x = view.interval(parent)
         weight, bias = self.weight(node, view), self.bias(node, view)
         middle = weight.centre if isinstance(weight, Interval) else weight
-        centre = self.times(node, view, middle, x.centre)
+        if isinstance(bias, Tensor):
+            centre = self.shifted(node, view, middle, x.centre, bias)
+        else:
+            centre = self.times(node, view, middle, x.centre)
         reach = self.times(node, view, middle.abs(), x.reach)
         if isinstance(weight, Interval):
             reach = reach + self.times(node, view, weight.reach, torch.maximum(x.lower.abs(), x.upper.abs()))
         if isinstance(bias, Interval):
             centre, reach = centre + bias.centre, reach + bias.reach
-        elif bias is not None:
-            centre = centre + bias
         return Interval.around(centre, reach)
 
     def backward(self, node: Node, coefficients: Tensor, walk: Walk) -> None:
@@ -117,6 +122,10 @@ class Linear(Weighted):
     def times(self, node: Node, view: View, weight: Tensor, x: Tensor) -> Tensor:
         """Return x Wᵀ."""
         return F.linear(x, weight)
+
+    def shifted(self, node: Node, view: View, weight: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+        """Return x Wᵀ + c in one operator."""
+        return F.linear(x, weight, bias)
 
     def transposed(self, node: Node, view: View, weight: Tensor, a: Tensor) -> Tensor:
         """Return a W."""
