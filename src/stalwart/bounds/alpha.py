@@ -114,16 +114,14 @@ class Chosen(View):
         """Return the chosen lines."""
         if node not in self._lines:
             usual = self.known.lines(node)
-            parts = (usual.lower_slope, usual.lower_intercept, usual.upper_slope, usual.upper_intercept)
-            self._lines[node] = Lines(*(self._repeated(part) for part in parts))
+            self._lines[node] = Lines(*(self._repeated(part) for part in usual.parts))
         return self._lines[node]
 
     def channels_last(self, node: Node) -> Lines:
         """Return the chosen lines with the channels last."""
         lines = self.lines(node)
         last = -len(node.shape)
-        parts = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
-        return Lines(*(part.movedim(last, -1).contiguous() for part in parts))
+        return Lines(*(part.movedim(last, -1).contiguous() for part in lines.parts))
 
     def _repeated(self, value: Tensor) -> Tensor:
         return value if self.batch is None else value.expand(self.batch, *value.shape[1:])

@@ -127,7 +127,7 @@ def lower_bound(
             coefficients = coefficients.dense()
         if node is known.graph.input:
             walk.add(known.region.minimum(coefficients))
-        elif depth is not None and node in known.relaxed and passed.get(node, 0) >= depth:
+        elif stops and node in known.relaxed:
             if end == "interval":
                 x = known.interval(node)
                 walk.add(box_minimum(coefficients, x.centre, x.reach))

@@ -1,5 +1,7 @@
 """Lower and upper ends of a tensor's values."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,63 +16,45 @@ class Interval:
         is_around: whether it was made of centre and reach.
     """
 
-    __slots__ = ("_centre", "_lower", "_reach", "_upper", "is_around")
+    __slots__ = ("_parts", "is_around")
 
     def __init__(self, lower: Tensor, upper: Tensor) -> None:
-        self._lower: Tensor | None = lower
-        self._upper: Tensor | None = upper
-        self._centre: Tensor | None = None
-        self._reach: Tensor | None = None
-        self.is_around = False
+        self._parts, self.is_around = {"lower": lower, "upper": upper}, False
 
     @staticmethod
     def around(centre: Tensor, reach: Tensor) -> "Interval":
         """Return [centre - reach, centre + reach]."""
         found = Interval.__new__(Interval)
-        found._lower = found._upper = None
-        found._centre, found._reach, found.is_around = centre, reach, True
+        found._parts, found.is_around = {"centre": centre, "reach": reach}, True
         return found
 
     @property
     def lower(self) -> Tensor:
         """The lower end."""
-        if self._lower is not None:
-            return self._lower
-        found = self.centre - self.reach
-        self._lower = None if self._has_gradients else found
-        return found
+        return self._part("lower", lambda: self.centre - self.reach)
 
     @property
     def upper(self) -> Tensor:
         """The upper end."""
-        if self._upper is not None:
-            return self._upper
-        found = self.centre + self.reach
-        self._upper = None if self._has_gradients else found
-        return found
+        return self._part("upper", lambda: self.centre + self.reach)
 
     @property
     def centre(self) -> Tensor:
         """(lower + upper) / 2."""
-        if self._centre is not None:
-            return self._centre
-        found = (self.lower + self.upper) / 2
-        self._centre = None if self._has_gradients else found
-        return found
+        return self._part("centre", lambda: (self.lower + self.upper) / 2)
 
     @property
     def reach(self) -> Tensor:
         """(upper - lower) / 2, the distance from the centre to the ends."""
-        if self._reach is not None:
-            return self._reach
-        found = (self.upper - self.lower) / 2
-        self._reach = None if self._has_gradients else found
-        return found
+        return self._part("reach", lambda: (self.upper - self.lower) / 2)
 
-    @property
-    def _has_gradients(self) -> bool:
-        made = (self._centre, self._reach) if self.is_around else (self._lower, self._upper)
-        return any(one is not None and one.requires_grad for one in made)
+    def _part(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        found = self._parts.get(name)
+        if found is None:
+            found = compute()
+            if not any(part.requires_grad for part in self._parts.values()):
+                self._parts[name] = found
+        return found
 
     def intersect(self, other: "Interval") -> "Interval":
         """Return the larger lower and the smaller upper end; where two sound bounds cross by rounding, their midpoint."""

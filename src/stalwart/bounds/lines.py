@@ -40,6 +40,11 @@ class Lines:
     upper_slope: Tensor
     upper_intercept: Tensor
 
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four tensors, in this order."""
+        return self.lower_slope, self.lower_intercept, self.upper_slope, self.upper_intercept
+
 
 def constant_lines(low: Tensor, high: Tensor) -> Lines:
     """Return horizontal lines."""

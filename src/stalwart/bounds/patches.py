@@ -78,8 +78,7 @@ class Patches:
         a = self.coefficients
         batch, rows, tall, wide, channels = a.shape
         sizes = (is_wide(a), rows, batch, tall, wide, channels, *self.image[1:])
-        parts = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
-        jit.run(kernels.relax_patches, batch * rows, *sizes, a, self.places, *parts, constant)
+        jit.run(kernels.relax_patches, batch * rows, *sizes, a, self.places, *lines.parts, constant)
         return self
 
     def minimum(self, centre: Tensor, reach: Tensor, constant: Tensor) -> None:

@@ -91,8 +91,7 @@ class Propagation(View):
         """Return the same lines of an image's node as [B, H, W, C]."""
         if node not in self._last:
             lines = self.lines(node)
-            parts = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
-            self._last[node] = Lines(*(part.movedim(1, -1).contiguous() for part in parts))
+            self._last[node] = Lines(*(part.movedim(1, -1).contiguous() for part in lines.parts))
         return self._last[node]
 
     def forms(self, node: Node) -> Forms:

@@ -1,4 +1,4 @@
-"""Compiled loops of ``ramps.py``. Rows are samples, [B, N]; a ramp without an end has no lengths."""
+"""Compiled loops of ``ramps.py``. Rows are samples, [B, N]; a ramp without an end has infinite lengths."""
 
 from typing import Any
 
@@ -25,32 +25,35 @@ def _slope(z: Any, end: Any, eta: Any) -> Any:
 
 
 @helper
-def _ramp(centre: Any, reach: Any, ends: Any, bounded: Any, eta: Any, middle: Any, half: Any) -> None:
+def _given(words: Any) -> Any:
+    """Return eta, centre and reach [B, N] and ends [N] from (B, N, eta [1], centre, reach, ends, ...)."""
+    shape = (words[3], words[4])
+    eta = float32(words[5], (1,))[0]
+    return eta, float32(words[6], shape), float32(words[7], shape), float32(words[8], (words[4],))
+
+
+@helper
+def _ramp(centre: Any, reach: Any, ends: Any, eta: Any, middle: Any, half: Any) -> None:
     for n in range(len(centre)):
-        end = ends[n] if bounded else np.float32(np.inf)
-        low, high = _at(centre[n] - reach[n], end, eta), _at(centre[n] + reach[n], end, eta)
+        low, high = _at(centre[n] - reach[n], ends[n], eta), _at(centre[n] + reach[n], ends[n], eta)
         middle[n], half[n] = _HALF * (low + high), _HALF * (high - low)
 
 
 @compiled
 def ramp(words: Any) -> None:
-    """(B, N, bounded, centre, reach [B, N], ends [N or 1], eta [1], centre and reach of the activations [B, N])."""
+    """(B, N, eta [1], centre, reach [B, N], ends [N], centre and reach of the activations [B, N])."""
     begin, end = my_share(words)
-    shape, bounded = (words[3], words[4]), words[5] != 0
-    centre, reach = float32(words[6], shape), float32(words[7], shape)
-    ends, eta = float32(words[8], (words[4] if bounded else 1,)), float32(words[9], (1,))[0]
-    middle, half = float32(words[10], shape), float32(words[11], shape)
-    run = slice(begin, end)
+    shape, run = (words[3], words[4]), slice(begin, end)
+    eta, centre, reach, ends = _given(words)
+    middle, half = float32(words[9], shape), float32(words[10], shape)
     for b in range(words[3]):
-        _ramp(centre[b, run], reach[b, run], ends[run] if bounded else ends, bounded, eta, middle[b, run], half[b, run])
+        _ramp(centre[b, run], reach[b, run], ends[run], eta, middle[b, run], half[b, run])
 
 
 @helper
-def _back(
-    centre: Any, reach: Any, ends: Any, bounded: Any, eta: Any, g: Any, h: Any, dc: Any, dr: Any, total: Any
-) -> None:
+def _back(centre: Any, reach: Any, ends: Any, eta: Any, g: Any, h: Any, dc: Any, dr: Any, total: Any) -> None:
     for n in range(len(centre)):
-        end = ends[n] if bounded else np.float32(np.inf)
+        end = ends[n]
         low, high = centre[n] - reach[n], centre[n] + reach[n]
         below, above = _HALF * (g[n] - h[n]), _HALF * (g[n] + h[n])
         from_low, from_high = below * _slope(low, end, eta), above * _slope(high, end, eta)
@@ -60,18 +63,13 @@ def _back(
 
 @compiled
 def ramp_backward(words: Any) -> None:
-    """As ``ramp`` up to eta; then gradients: two given [B, N], those of centre and reach [B, N], of ends [N], 0 before."""
+    """As ``ramp`` up to ends; then gradients: two given [B, N], those of centre and reach [B, N], of ends [N], 0 before."""
     begin, end = my_share(words)
-    shape, bounded = (words[3], words[4]), words[5] != 0
-    centre, reach = float32(words[6], shape), float32(words[7], shape)
-    ends, eta = float32(words[8], (words[4] if bounded else 1,)), float32(words[9], (1,))[0]
-    g, h = float32(words[10], shape), float32(words[11], shape)
-    dc, dr, total = float32(words[12], shape), float32(words[13], shape), float32(words[14], (words[4],))
-    run = slice(begin, end)
+    shape, run = (words[3], words[4]), slice(begin, end)
+    eta, centre, reach, ends = _given(words)
+    g, h = float32(words[9], shape), float32(words[10], shape)
+    dc, dr, total = float32(words[11], shape), float32(words[12], shape), float32(words[13], (words[4],))
     for b in range(words[3]):
-        own = ends[run] if bounded else ends
-        _back(
-            centre[b, run], reach[b, run], own, bounded, eta, g[b, run], h[b, run], dc[b, run], dr[b, run], total[run]
-        )
+        _back(centre[b, run], reach[b, run], ends[run], eta, g[b, run], h[b, run], dc[b, run], dr[b, run], total[run])
     for n in range(begin, end):
         total[n] *= _ONE - eta

@@ -28,14 +28,13 @@ class Taken:
 
         matrix = self.matrix.contiguous()
         batch, rows = self.places.shape
-        parts = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
         out = matrix.new_empty(batch, rows, matrix.shape[1])
         jit.run(
             kernels.relax_taken,
             batch * rows,
             *(is_wide(matrix), rows, batch, *matrix.shape),
             *(matrix, self.places.contiguous(), self.signs.contiguous()),
-            *(part.contiguous() for part in parts),
+            *(part.contiguous() for part in lines.parts),
             *(out, constant),
         )
         return out

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stalwart.core import jit
 from stalwart.core.errors import InputError
 from stalwart.core.hooks import removing
-from stalwart.core.layout import has_channels_last
+from stalwart.core.layout import as_stored, has_channels_last, has_no_gaps
 from stalwart.core.modes import evaluating
 from stalwart.core.numbers import Number, require
 from stalwart.core.random import normal
@@ -42,7 +42,7 @@ def param_ramp(z: Tensor, r: Tensor, eta: Tensor) -> Tensor:
         from stalwart.models import kernels
 
         out = torch.empty_like(z)
-        jit.run(kernels.ramp, r.numel(), len(z), _rows(z, z), _rows(r.to(z), z), eta.to(z), _rows(out, z))
+        jit.run(kernels.ramp, r.numel(), len(z), as_stored(z, z), as_stored(r.to(z), z), eta.to(z), as_stored(out, z))
         return out
     # eta z + (1 - eta) c with c = min(max(z, 0), r), in the form that gives z itself on the ramp.
     kept = z.clamp(z.new_zeros(()), r.to(z.dtype))
@@ -72,9 +72,9 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
     if _compiles(z) and not torch.is_grad_enabled():
         from stalwart.models import kernels
 
-        out, total = torch.empty_like(z), torch.zeros_like(_rows(r.to(z), z))
-        inputs = _rows(z, z), _rows(r.to(z), z), eta.to(z), _rows(gradient, z)
-        jit.run(kernels.ramp_backward, r.numel(), len(z), *inputs, _rows(out, z), total)
+        out, total = torch.empty_like(z), torch.zeros_like(as_stored(r.to(z), z))
+        inputs = as_stored(z, z), as_stored(r.to(z), z), eta.to(z), as_stored(gradient, z)
+        jit.run(kernels.ramp_backward, r.numel(), len(z), *inputs, as_stored(out, z), total)
         return out, total.permute(0, 3, 1, 2) if has_channels_last(z) else total, None
     eta = eta.to(z.dtype)
     # threshold_backward(g, v, 0) is g where v > 0, else 0: four times as fast on the CPU as a comparison and a choice.
@@ -85,12 +85,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
 
 def _compiles(z: Tensor) -> bool:
     """Tell whether the compiled loops take z: they need numba, and 32-bit floats without gaps in the CPU's memory."""
-    return z.numel() > 0 and (z.is_contiguous() or has_channels_last(z)) and jit.reads(z)
-
-
-def _rows(tensor: Tensor, z: Tensor) -> Tensor:
-    """Return ``tensor`` in the order that z has in memory."""
-    return (tensor.permute(0, 2, 3, 1) if has_channels_last(z) else tensor).contiguous()
+    return has_no_gaps(z) and jit.reads(z)
 
 
 param_ramp.register_autograd(_backward, setup_context=_keep)

@@ -117,19 +117,6 @@ def function_of(node: Node, view: View) -> Any:
     return Envelope(*(reversed(ends) if name == "prelu" else ends))
 
 
-def _ramp(node: Node, view: View) -> tuple[Tensor | None, float | Tensor] | None:
-    """Return the length, None for no end, and the outer slope of a ReLU, a leaky one or a ramp; None for other functions."""
-    if node.op == "relu":
-        return None, 0.0
-    if node.op == "leaky_relu":
-        slope = float(_argument(node, view, 1, "negative_slope", 0.01))
-        return (None, slope) if 0 <= slope <= 1 else None
-    if node.op == "stalwart::param_ramp":
-        length = _length(node, view)
-        return None if isinstance(length, Interval) else (length, view.fixed(node.args[2]))
-    return None
-
-
 class Function(Rule):
     """y_i = σ(x_i)."""
 
@@ -142,11 +129,10 @@ class Function(Rule):
     def interval(self, node: Node, view: View) -> Interval:
         """Return the function's own interval."""
         (parent,) = batched_arguments(node)
-        x = view.interval(parent)
-        ramp = _ramp(node, view)
-        if ramp is not None and ramps.takes(x):
-            return ramps.ramped(x, *ramp)
-        function = function_of(node, view)
+        x, function = view.interval(parent), function_of(node, view)
+        ramp = ramps.passed(function, x)
+        if ramp is not None:
+            return ramp
         try:
             return Interval(*function.interval(x.lower, x.upper))
         except InputError as problem:
@@ -222,9 +208,8 @@ def _in_one_pass(coefficients: Tensor, lines: Lines, walk: Walk) -> Tensor:
 
     batch, rows = coefficients.shape[:2]
     a = coefficients.contiguous()
-    parts = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
     sizes = (is_wide(a), rows, batch, a[0, 0].numel())
-    jit.run(kernels.relax, batch * rows, *sizes, a, *(one.contiguous() for one in parts), walk.running(a))
+    jit.run(kernels.relax, batch * rows, *sizes, a, *(one.contiguous() for one in lines.parts), walk.running(a))
     return a
 
 
@@ -279,5 +264,4 @@ def settled(node: Node, view: View) -> Tensor:
 
 def is_finite(lines: Lines) -> Tensor:
     """Return whether all slopes and intercepts are finite."""
-    parts = (lines.lower_slope, lines.lower_intercept, lines.upper_slope, lines.upper_intercept)
-    return torch.stack([torch.isfinite(part).all() for part in parts]).all()
+    return torch.stack([torch.isfinite(part).all() for part in lines.parts]).all()

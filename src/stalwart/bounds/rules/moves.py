@@ -64,22 +64,22 @@ class Move(Rule):
         )
 
 
-def _as_made(node: Node, view: View) -> Interval:
-    (parent,) = batched_arguments(node)
-    x = view.interval(parent)
-    if x.is_around:
-        return Interval.around(*(apply(node, {parent: part}, view) for part in (x.centre, x.reach)))
-    return Interval(*(apply(node, {parent: part}, view) for part in (x.lower, x.upper)))
-
-
-class Reshape(Move):
-    """A new shape for the same values."""
+class Rearranged(Move):
+    """The entries of one operand, as they are."""
 
     entrywise = True
 
     def interval(self, node: Node, view: View) -> Interval:
-        """Apply the operator to both ends, or to what the interval was made of."""
-        return _as_made(node, view)
+        """Apply the operator to both ends, or to centre and reach where the interval was made of them."""
+        (parent,) = batched_arguments(node)
+        x = view.interval(parent)
+        if not x.is_around:
+            return super().interval(node, view)
+        return Interval.around(*(apply(node, {parent: part}, view) for part in (x.centre, x.reach)))
+
+
+class Reshape(Rearranged):
+    """A new shape for the same values."""
 
     def backward(self, node: Node, coefficients: Tensor, walk: Walk) -> None:
         """Give the coefficients the operand's shape."""
@@ -87,14 +87,8 @@ class Reshape(Move):
         walk.send(parent, coefficients.reshape(*coefficients.shape[:2], *parent.shape))
 
 
-class Same(Move):
+class Same(Rearranged):
     """An operator that does nothing: dropout in evaluation mode, copies, casts."""
-
-    entrywise = True
-
-    def interval(self, node: Node, view: View) -> Interval:
-        """Apply the operator to both ends, or to what the interval was made of."""
-        return _as_made(node, view)
 
     def backward(self, node: Node, coefficients: Tensor, walk: Walk) -> None:
         """Hand the coefficients on."""
