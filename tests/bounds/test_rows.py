@@ -17,6 +17,7 @@ from stalwart.bounds.patches import Patches
 from stalwart.bounds.propagation import Propagation
 from stalwart.bounds.region import Region
 from stalwart.bounds.rows import RowBox, RowLines, box_minimum, climb
+from stalwart.bounds.rules.base import dot
 from stalwart.core import jit
 from stalwart.core.random import generator
 
@@ -74,6 +75,19 @@ def test_the_minimum_over_a_box_equals_autograd(dtype, size, monkeypatch):
     monkeypatch.setattr(jit, "available", lambda: False)
     for one, other in zip(fast, run(), strict=True):
         assert close(one, other)
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_one_vector_for_all_rows_equals_plain_operators_and_keeps_gradients(dtype, size):
+    a, vector = random(3, 5, size, dtype=dtype, seed=0), random(1, size, dtype=dtype, seed=1)
+    expected = (a * vector).sum(2)
+    assert close(dot(a, vector), expected)
+    # Every other entry of a row: no rows of memory that a loop could read as they are.
+    assert close(dot(a[..., ::2], vector[:, ::2]), (a * vector)[..., ::2].sum(2))
+    (gradient,) = torch.autograd.grad(dot(a.requires_grad_(), vector).sum(), a)
+    assert torch.equal(gradient, vector.expand(3, 5, size))
 
 
 @needs_numba

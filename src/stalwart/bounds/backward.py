@@ -22,8 +22,8 @@ from stalwart.graph import Node
 
 Found = TypeVar("Found")
 
-_CHUNK_BYTES = 16 << 20
-"""Coefficients of this size stay in the cache; larger tensors are slower by far (see docs/architecture.md)."""
+_CHUNK_BYTES = 5 << 20
+"""Coefficients of this size stay in the cache; with smaller ones, small operators take longer than the products."""
 
 
 class BackwardWalk(Walk):
@@ -173,11 +173,12 @@ def entries(
     # Every sample gets as many rows as the neediest one; the rest of another one's rows are entries that need none.
     order = flat.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
     lower, upper = held.lower.flatten(1), held.upper.flatten(1)
-    for rows, found in in_chunks(
-        order, _CHUNK_BYTES // lower.element_size(), lambda one: _entries(known, node, one, depth, end)
-    ):
-        lower = lower.scatter(1, rows, torch.where(flat.gather(1, rows), found.lower, lower.gather(1, rows)))
-        upper = upper.scatter(1, rows, torch.where(flat.gather(1, rows), found.upper, upper.gather(1, rows)))
+    chunks = in_chunks(order, _CHUNK_BYTES // lower.element_size(), lambda one: _entries(known, node, one, depth, end))
+    found = [chunk for _, chunk in chunks]
+    asked = flat.gather(1, order)
+    low = torch.where(asked, torch.cat([one.lower for one in found], 1), lower.gather(1, order))
+    high = torch.where(asked, torch.cat([one.upper for one in found], 1), upper.gather(1, order))
+    lower, upper = lower.scatter(1, order, low), upper.scatter(1, order, high)
     return Interval(lower.reshape(held.lower.shape), upper.reshape(held.upper.shape))
 
 
