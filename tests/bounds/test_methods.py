@@ -215,17 +215,54 @@ def test_a_chunk_that_does_not_fit_is_halved(monkeypatch):
         whole = bound(model, x, sw.Linf(0.1), "crown")
     original, sizes = backward._entries, []
 
-    def tight(known, node, rows, depth, end):
+    def tight(known, node, rows, *others):
         sizes.append(rows.shape[1])
         if rows.shape[1] > 3:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 byte.")
-        return original(known, node, rows, depth, end)
+        return original(known, node, rows, *others)
 
     monkeypatch.setattr(backward, "_entries", tight)
     with torch.no_grad():
         found = bound(model, x, sw.Linf(0.1), "crown")
     assert max(sizes) > 3
     assert torch.allclose(found.lower, whole.lower)
+
+
+class BeforeAndAfter(nn.Module):
+    """A network that uses a layer's value before its ReLU too."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(12, 9), nn.Linear(9, 9), nn.Linear(9, 3)
+
+    def forward(self, x):
+        z = self.first(x.flatten(1))
+        return self.last(self.second(z.relu()).relu() + z)
+
+
+@pytest.mark.skipif(not jit.available(), reason="numba is not installed")
+@pytest.mark.parametrize("chunk", [1, 1 << 30])
+@pytest.mark.parametrize("name", ["plain", "convolutions", "before and after"])
+def test_walks_of_few_and_many_rows_and_plain_operators_agree(name, chunk, monkeypatch):
+    from stalwart.bounds import backward
+
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 2, padding=1), nn.ReLU()]
+    model = {
+        "plain": nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 3)),
+        "convolutions": nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(48, 7), nn.ReLU(), nn.Linear(7, 3)),
+        "before and after": BeforeAndAfter(),
+    }[name].double().eval()  # fmt: skip
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.6)
+    x = torch.rand(3, 1, 3, 4, generator=generator(0), dtype=torch.float64)
+    with torch.no_grad():
+        monkeypatch.setattr(backward, "_CHUNK_BYTES", chunk)
+        fast = bound(model, x, sw.Linf(0.1), "crown")
+        monkeypatch.setattr(jit, "available", lambda: False)
+        plain = bound(model, x, sw.Linf(0.1), "crown")
+    assert torch.allclose(fast.lower, plain.lower, rtol=1e-10, atol=1e-10)
+    assert torch.allclose(fast.upper, plain.upper, rtol=1e-10, atol=1e-10)
 
 
 def test_only_unstable_neurons_get_rows(monkeypatch):

@@ -29,18 +29,25 @@ _CHUNK_BYTES = 5 << 20
 class BackwardWalk(Walk):
     """Coefficients [B, S, ...] at the nodes still to be passed, and the constants [B, S] collected so far.
 
+    Args:
+        view: what rules see.
+        rooms: memory by node, taken by one walk after another, each of which overwrites what the one before sent on. New
+            memory for each of many walks can cost a page fault a page, by the state of the allocator.
+
     Attributes:
         heaviest: the largest number of coefficients that any row had on the way.
         lost: what rounding may have cost, [B, S], where that is asked for.
     """
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, rooms: dict[Node, Tensor] | None = None) -> None:
         self.view = view
+        self.counted: set[Node] = set()
         self.pending: dict[Node, Tensor | Patches | Taken] = {}
         self.constant: Tensor | float = 0.0
         self.heaviest = 1
         self.lost: Tensor | float = 0.0
         self._running: Tensor | None = None
+        self._rooms = rooms
 
     def send(self, parent: Node, coefficients: Tensor | Patches | Taken) -> None:
         """Add coefficients to those of a parent."""
@@ -63,6 +70,15 @@ class BackwardWalk(Walk):
     def add(self, constant: Tensor) -> None:
         """Add to the constants."""
         self.constant = self.constant + constant
+
+    def room(self, node: Node, like: Tensor, *shape: int) -> Tensor:
+        """Return an empty tensor, of shared memory if there is any."""
+        if self._rooms is None:
+            return like.new_empty(shape)
+        size, held = math.prod(shape), self._rooms.get(node)
+        if held is None or held.numel() < size:
+            held = self._rooms[node] = like.new_empty(size)
+        return held[:size].view(shape)
 
     def running(self, like: Tensor) -> Tensor:
         """Return constants of 64 bits that compiled loops add to."""
@@ -173,7 +189,10 @@ def entries(
     # Every sample gets as many rows as the neediest one; the rest of another one's rows are entries that need none.
     order = flat.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
     lower, upper = held.lower.flatten(1), held.upper.flatten(1)
-    chunks = in_chunks(order, _CHUNK_BYTES // lower.element_size(), lambda one: _entries(known, node, one, depth, end))
+    rooms: dict[Node, Tensor] = {}
+    chunks = in_chunks(
+        order, _CHUNK_BYTES // lower.element_size(), lambda rows: _entries(known, node, rows, rooms, depth, end)
+    )
     found = [chunk for _, chunk in chunks]
     asked = flat.gather(1, order)
     low = torch.where(asked, torch.cat([one.lower for one in found], 1), lower.gather(1, order))
@@ -213,9 +232,11 @@ def in_chunks(
         step = max(1, budget // (2 * len(order) * numbers))
 
 
-def _entries(known: Propagation, node: Node, rows: Tensor, depth: int | None, end: str) -> tuple[Interval, int]:
+def _entries(
+    known: Propagation, node: Node, rows: Tensor, rooms: dict[Node, Tensor], depth: int | None, end: str
+) -> tuple[Interval, int]:
     count = rows.shape[1]
-    walk = BackwardWalk(known)
+    walk = BackwardWalk(known, rooms)
     found = lower_bound(known, at_entries(known, node, rows), walk=walk, depth=depth, end=end)
     return Interval(found[:, :count], -found[:, count:]), walk.heaviest
 

@@ -11,11 +11,13 @@ from torch import Tensor
 from stalwart.bounds import rounding
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import Lines
+from stalwart.bounds.patches import fast
 from stalwart.bounds.region import Region
 from stalwart.bounds.rules.base import Forms, View, batched_arguments
 from stalwart.bounds.rules.elementwise import Function, lines_of, settled
 from stalwart.bounds.rules.spread import check_uses
 from stalwart.bounds.rules.table import rule_of
+from stalwart.bounds.rules.weighted import Weighted
 from stalwart.graph import Graph, Node
 
 Refine = Callable[["Propagation", Node, Interval], Interval]
@@ -48,6 +50,7 @@ class Propagation(View):
         self._intervals: dict[Node, Interval] = {graph.input: region.box}
         self._lines: dict[Node, Lines] = {}
         self._last: dict[Node, Lines] = {}
+        self._passing: dict[tuple[Node, bool], tuple[Lines, bool]] = {}
         self._forms: dict[Node, Forms] = {}
         check_uses(graph, fixed)
         relaxed = [node for node in graph.nodes if node.batched and node.op != "input" and rule_of(node).relaxed]
@@ -61,7 +64,7 @@ class Propagation(View):
         self._inner = False
         if self._walked:
             # From here on lines may follow the best of all intervals.
-            self._lines, self._last = {}, {}
+            self._lines, self._last, self._passing = {}, {}, {}
 
     def fixed(self, value: Any) -> Any:
         """Return what does not depend on the input: the value of a node, or a literal itself."""
@@ -93,6 +96,27 @@ class Propagation(View):
             lines = self.lines(node)
             self._last[node] = Lines(*(part.movedim(1, -1).contiguous() for part in lines.parts))
         return self._last[node]
+
+    def passing(self, node: Node, last: bool = False) -> tuple[Lines, bool]:
+        """Return lines for compiled loops: of the operand without its bias, where no one else needs that operand."""
+        if (node, last) not in self._passing:
+            lines, bias = self.channels_last(node) if last else self.lines(node), self._bias_before(node)
+            if bias is not None:
+                offset = bias.expand(node.shape).movedim(0, -1) if last else bias
+                low = torch.addcmul(lines.lower_intercept, lines.lower_slope, offset)
+                high = torch.addcmul(lines.upper_intercept, lines.upper_slope, offset)
+                lines = Lines(lines.lower_slope, low, lines.upper_slope, high)
+            self._passing[node, last] = lines, bias is not None
+        return self._passing[node, last]
+
+    def _bias_before(self, node: Node) -> Tensor | None:
+        (operand,) = batched_arguments(node)
+        users = [one for one in self.graph.nodes if operand in one.parents]
+        if self.rigorous or operand is self.graph.output or users != [node]:
+            return None
+        rule = rule_of(operand) if operand is not self.graph.input else None
+        bias = rule.bias(operand, self) if isinstance(rule, Weighted) else None
+        return bias if isinstance(bias, Tensor) and fast(bias) else None
 
     def forms(self, node: Node) -> Forms:
         """Return linear functions of the input that enclose a node's value (LBP; Lyu et al., 2021, section 3.2)."""
@@ -150,7 +174,7 @@ class Propagation(View):
         other._fixed = {node: moved(value) for node, value in self._fixed.items()}
         other._intervals = {node: moved(value) for node, value in self._intervals.items()}
         other._walked = {node: moved(value) for node, value in self._walked.items()}
-        other._lines, other._last, other._forms = {}, {}, {}
+        other._lines, other._last, other._passing, other._forms = {}, {}, {}, {}
         return other
 
     @property

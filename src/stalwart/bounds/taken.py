@@ -22,13 +22,12 @@ class Taken:
         taken = self.matrix.index_select(0, self.places.flatten()).unflatten(0, self.places.shape)
         return taken.mul_(self.signs[:, None])
 
-    def relax(self, lines: Lines, constant: Tensor) -> Tensor:
-        """Return what a function's lines, [B, n] each, make of the rows; ``constant`` [B, S] grows by the intercepts' part."""
+    def relax(self, lines: Lines, constant: Tensor, out: Tensor) -> None:
+        """Write what a function's lines, [B, n] each, make of the rows; ``constant`` [B, S] grows by the intercepts' part."""
         from stalwart.bounds import kernels
 
         matrix = self.matrix.contiguous()
         batch, rows = self.places.shape
-        out = matrix.new_empty(batch, rows, matrix.shape[1])
         jit.run(
             kernels.relax_taken,
             batch * rows,
@@ -37,4 +36,3 @@ class Taken:
             *(part.contiguous() for part in lines.parts),
             *(out, constant),
         )
-        return out

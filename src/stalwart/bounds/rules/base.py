@@ -51,6 +51,12 @@ class View(abc.ABC):
     def channels_last(self, node: Node) -> Lines:
         """Return the same lines as [B, H, W, C]."""
 
+    def passing(self, node: Node, last: bool = False) -> tuple[Lines, bool]:
+        """Return the lines that compiled loops take, ``last`` for [B, H, W, C], and whether they are lines of the operand
+        without its bias, which the walk then leaves out.
+        """
+        return self.channels_last(node) if last else self.lines(node), False
+
     def passed(self, node: Node, coefficients: Tensor | Patches) -> tuple[Tensor | Patches, Tensor] | None:
         """Return what lines of each row's own make of coefficients and what they add to the constants [B, S].
 
@@ -68,9 +74,15 @@ class View(abc.ABC):
 
 
 class Walk(abc.ABC):
-    """A backward walk: rules hand on coefficients, which then are the receiver's to overwrite, and add to the constants."""
+    """A backward walk: rules hand on coefficients, which then are the receiver's to overwrite, and add to the constants.
+
+    Attributes:
+        view: what rules see.
+        counted: nodes whose bias is among the constants already.
+    """
 
     view: View
+    counted: set[Node]
 
     @abc.abstractmethod
     def send(self, parent: Node, coefficients: Tensor | Patches | Taken) -> None:
@@ -79,6 +91,10 @@ class Walk(abc.ABC):
     @abc.abstractmethod
     def add(self, constant: Tensor) -> None:
         """Add to the constants [B, S]."""
+
+    @abc.abstractmethod
+    def room(self, node: Node, like: Tensor, *shape: int) -> Tensor:
+        """Return an empty tensor for what a node sends on."""
 
     @abc.abstractmethod
     def running(self, like: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class Convolution(Weighted):
             spread = _transposed(a.flatten(0, 1).movedim(-1, 1), weight, stride, dilation).movedim(1, -1)
             spread = spread.contiguous().unflatten(0, a.shape[:2])
         self._send(node, spread, patches.places, walk)
-        if bias is not None:
+        if bias is not None and node not in walk.counted:
             walk.add(a.sum((2, 3)) @ bias.flatten())
         return True
 

@@ -147,7 +147,7 @@ class Function(Rule):
         if lines.lower_slope.dim() == coefficients.dim() - 1 and fast(
             coefficients, lines.lower_slope, lines.upper_slope
         ):
-            walk.send(parent, _in_one_pass(coefficients, lines, walk))
+            walk.send(parent, _in_one_pass(coefficients, self._passing(node, walk), walk))
             return
         above, below = coefficients.clamp_min(0), coefficients.clamp_max(0)
         walk.send(parent, above * _rows(lines.lower_slope, above) + below * _rows(lines.upper_slope, below))
@@ -161,7 +161,7 @@ class Function(Rule):
         lines = walk.view.channels_last(node)
         if lines.lower_slope.dim() != 4 or not fast(patches.coefficients, lines.lower_slope, lines.upper_slope):
             return False
-        walk.send(parent, patches.relax(lines, walk.running(patches.coefficients)))
+        walk.send(parent, patches.relax(self._passing(node, walk, last=True), walk.running(patches.coefficients)))
         return True
 
     def taken(self, node: Node, taken: Taken, walk: Walk) -> bool:
@@ -172,8 +172,16 @@ class Function(Rule):
         lines = walk.view.lines(node)
         if lines.lower_slope.dim() != 2 or not fast(taken.matrix, taken.signs, lines.lower_slope, lines.upper_slope):
             return False
-        walk.send(parent, taken.relax(lines, walk.running(taken.places)))
+        out = walk.room(node, taken.matrix, *taken.places.shape, taken.matrix.shape[1])
+        taken.relax(self._passing(node, walk), walk.running(taken.places), out)
+        walk.send(parent, out)
         return True
+
+    def _passing(self, node: Node, walk: Walk, last: bool = False) -> Lines:
+        lines, counted = walk.view.passing(node, last)
+        if counted:
+            walk.counted.update(batched_arguments(node))
+        return lines
 
     def _passed_own(self, node: Node, coefficients: Tensor | Patches, walk: Walk) -> bool:
         """Let each row take lines of its own, if it has any."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stalwart.bounds.interval import Interval
-from stalwart.bounds.patches import Patches
+from stalwart.bounds.patches import Patches, fast
 from stalwart.bounds.rules.base import Forms, Rule, View, Walk, batched_arguments, dot, each_row, ends_of, least
 from stalwart.bounds.taken import Taken
 from stalwart.core.errors import InputError
@@ -64,13 +64,17 @@ class Weighted(Rule):
         (parent,) = batched_arguments(node)
         weight, bias = self.weight(node, walk.view), self.bias(node, walk.view)
         middle = weight.centre if isinstance(weight, Interval) else weight
-        walk.send(parent, each_row(lambda a: self.transposed(node, walk.view, middle, a), coefficients))
+        walk.send(parent, self.pulled(node, middle, coefficients, walk))
         if isinstance(weight, Interval):
             x = walk.view.interval(parent)
             spread = self.times(node, walk.view, weight.reach, torch.maximum(x.lower.abs(), x.upper.abs()))
             walk.add(-dot(coefficients.abs(), spread))
-        if bias is not None:
+        if bias is not None and node not in walk.counted:
             walk.add(least(coefficients, bias, node.shape))
+
+    def pulled(self, node: Node, weight: Tensor, coefficients: Tensor, walk: Walk) -> Tensor:
+        """Return a W for rows [B, S, ...]."""
+        return each_row(lambda a: self.transposed(node, walk.view, weight, a), coefficients)
 
     def forward(self, node: Node, forms: Callable[[Node], Forms], view: View) -> Forms:
         """W⁺ takes the same side, W⁻ the other (Lyu et al., 2021, section 3.2)."""
@@ -130,6 +134,14 @@ class Linear(Weighted):
     def transposed(self, node: Node, view: View, weight: Tensor, a: Tensor) -> Tensor:
         """Return a W."""
         return torch.matmul(a, weight)
+
+    def pulled(self, node: Node, weight: Tensor, coefficients: Tensor, walk: Walk) -> Tensor:
+        """Return a W, in memory that walks may share."""
+        if not fast(coefficients, weight):
+            return super().pulled(node, weight, coefficients, walk)
+        out = walk.room(node, weight, *coefficients.shape[:-1], weight.shape[1])
+        torch.mm(coefficients.flatten(0, -2), weight, out=out.flatten(0, -2))
+        return out
 
 
 class Scale(Weighted):
@@ -223,7 +235,8 @@ class BatchNorm(Scale):
         if isinstance(weight, Interval) or isinstance(bias, Interval):
             return False
         (parent,) = batched_arguments(node)
-        walk.add(patches.coefficients.sum((2, 3)) @ bias.flatten())
+        if node not in walk.counted:
+            walk.add(patches.coefficients.sum((2, 3)) @ bias.flatten())
         walk.send(parent, Patches(patches.coefficients * weight.flatten(), patches.places, patches.image))
         return True
 
