@@ -8,6 +8,8 @@ machine. The same product is timed here in turn with each line, and the stored s
 Two numbers count for each line: how many rows are looser than the peer's by over 1e-5 of their size, and the peer's seconds
 over ours. Looser rows are computed again in float64: where the peer's lies further above that than ours below it, rounding
 claims what the method does not prove, and the row is named apart.
+
+With --live, the auto_LiRPA that is installed runs in turn with each line, and its seconds over ours are printed too.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 
 import stalwart as sw
 from stalwart.bounds import margin_bounds
+from stalwart.bounds.methods import margin_rows
 from stalwart.core.tensors import load_weights
 from stalwart.data import load
 
@@ -107,6 +111,31 @@ def timed(run: Callable[[], Tensor], times: int = 1) -> tuple[float, Tensor]:
     return (time.perf_counter() - begun) / times, out
 
 
+class Live:
+    """The peer that is installed, on one network and its inputs."""
+
+    NAMES: ClassVar = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "alpha-CROWN"}
+
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, method: str) -> None:
+        import auto_LiRPA  # type: ignore[import-not-found]
+
+        options = {"conv_mode": "patches", "optimize_bound_args": {"iteration": 20}}
+        self._bounded = auto_LiRPA.BoundedModule(
+            copy.deepcopy(model), torch.empty_like(x), bound_opts=options, verbose=False
+        )
+        lower, upper = sw.Linf(0.1).bounds(x)
+        box = auto_LiRPA.PerturbationLpNorm(norm=float("inf"), eps=0.1, x_L=lower, x_U=upper)
+        self._x, self._rows = auto_LiRPA.BoundedTensor(x, box), margin_rows(y, 10)
+        self._method = self.NAMES[method]
+
+    def __call__(self) -> Tensor:
+        """Return its lower bounds."""
+        with torch.set_grad_enabled(self._method == "alpha-CROWN"):
+            lower = self._bounded.compute_bounds(x=(self._x,), C=self._rows, method=self._method, bound_upper=False)[0]
+        found: Tensor = lower.detach()
+        return found
+
+
 class PeakMemory:
     """How much the process grew at most inside the block, in MiB, sampled every 2 ms."""
 
@@ -149,6 +178,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="lines such as mlp/std/crown")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--strategy", default="adaptive")
+    parser.add_argument("--live", action="store_true", help="time the installed auto_LiRPA in turn")
     chosen = parser.parse_args()
     torch.set_num_threads(2)
     reference = np.load(chosen.reference, allow_pickle=False)
@@ -177,11 +207,18 @@ def main() -> None:
         margin_bounds(model, x, y, sw.Linf(0.1), "ibp")
         with PeakMemory() as peak:
             first, found = timed(run)
-        times, rates = [first], [product.gflops()]
+        times, rates, lives = [first], [product.gflops()], list[float]()
         if first < 10:
             at_once = max(1, round(0.1 / first))
-            pairs = [(timed(run, at_once)[0], product.gflops()) for _ in range(chosen.repeats)]
-            times, rates = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+            live = Live(model, x, y, method) if chosen.live else None
+            if live is not None:
+                live()
+            times, rates = [], []
+            for _ in range(chosen.repeats):
+                times.append(timed(run, at_once)[0])
+                rates.append(product.gflops())
+                if live is not None:
+                    lives.append(timed(live, at_once)[0] / times[-1])
         own, gflops = statistics.median(times), statistics.median(rates)
         scaled = seconds * PEER_GFLOPS / gflops
         if line in reference:
@@ -195,6 +232,8 @@ def main() -> None:
                 tightness += f"  ({int(overstated.sum())} more by the peer's rounding)"
         else:
             tightness = f"  mean {float(found.mean()):.1f}, the peer's {PEER_MEAN[line]:.1f}"
+        if lives:
+            tightness += f"   live peer / ours {statistics.median(lives):.2f}"
         ratio = scaled / own
         print(
             f"{line:<28}{own:>9.4f}{gflops:>9.0f}{scaled:>9.4f}{ratio:>7.2f}{peak.mib:>7.0f}{memory:>7}{tightness}",
