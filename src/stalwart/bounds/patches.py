@@ -134,7 +134,6 @@ def fast(*tensors: Tensor) -> bool:
     kind = tensors[0].dtype
     plain = kind in (torch.float32, torch.float64) and all(t.device.type == "cpu" and t.dtype == kind for t in tensors)
     tracked = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    # Inside vmap and the like, tensors have no memory of their own.
     return plain and not tracked and jit.available()
 
 
