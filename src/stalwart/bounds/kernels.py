@@ -151,36 +151,6 @@ def relax_taken(words: Any) -> None:
         )
 
 
-@summing
-def _dot_run(a: Any, value: Any) -> Any:
-    total = a.dtype.type(0)
-    for j in range(len(a)):
-        total += a[j] * value[j]
-    return total
-
-
-@helper
-def _dot(a: Any, value: Any, out: Any, begin: Any, end: Any) -> None:
-    size = len(value)
-    for r in range(begin, end):
-        total = 0.0
-        for j in range(0, size, RUN):
-            run = slice(j, min(size, j + RUN))
-            total += _dot_run(a[r, run], value[run])
-        out[r] = total
-
-
-@compiled
-def dot(words: Any) -> None:
-    """Multiply rows by one vector: (wide, R, n, a [R, n], value [n], out [R] of the same floats)."""
-    begin, end = my_share(words)
-    rows, size = words[4], words[5]
-    if words[3]:
-        _dot(float64(words[6], (rows, size)), float64(words[7], (size,)), float64(words[8], (rows,)), begin, end)
-    else:
-        _dot(float32(words[6], (rows, size)), float32(words[7], (size,)), float32(words[8], (rows,)), begin, end)
-
-
 @helper
 def _minimum(a: Any, centre: Any, reach: Any, out: Any, rows: Any, begin: Any, end: Any) -> None:
     for r in range(begin, end):

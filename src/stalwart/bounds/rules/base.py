@@ -10,9 +10,8 @@ from torch import Tensor
 
 from stalwart.bounds.interval import Interval
 from stalwart.bounds.lines import Lines
-from stalwart.bounds.patches import Patches, fast, is_wide
+from stalwart.bounds.patches import Patches
 from stalwart.bounds.taken import Taken
-from stalwart.core import jit
 from stalwart.graph import Node
 from stalwart.graph.graph import evaluate
 
@@ -163,17 +162,8 @@ def dot(coefficients: Tensor, value: Tensor) -> Tensor:
     batch, rows = coefficients.shape[:2]
     if len(value) == 1:
         # One vector for all samples is one product, where a batch of small ones would be several times slower.
-        flat, vector = coefficients.reshape(batch * rows, -1), value.reshape(-1)
-        return (_dot(flat, vector) if fast(flat, vector) else torch.mv(flat, vector)).reshape(batch, rows)
+        return torch.mv(coefficients.reshape(batch * rows, -1), value.reshape(-1)).reshape(batch, rows)
     return torch.matmul(coefficients.reshape(batch, rows, -1), value.reshape(value.shape[0], -1, 1)).squeeze(-1)
-
-
-def _dot(rows: Tensor, vector: Tensor) -> Tensor:
-    from stalwart.bounds import kernels
-
-    out = rows.new_empty(len(rows))
-    jit.run(kernels.dot, len(rows), is_wide(rows), *rows.shape, rows.contiguous(), vector.contiguous(), out)
-    return out
 
 
 def least(coefficients: Tensor, value: Any, shape: tuple[int, ...]) -> Tensor:
